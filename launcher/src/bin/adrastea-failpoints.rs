@@ -1,0 +1,5 @@
+//! The same command with failpoints, for fault tests; never installed.
+
+fn main() -> std::process::ExitCode {
+    adrastea::cli::main()
+}

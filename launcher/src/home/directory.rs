@@ -1,0 +1,33 @@
+//! Homes as directories below one root-owned directory. No quota of their own:
+//! the file system's fullness is the limit.
+
+use std::{os::{fd::OwnedFd, unix::fs::MetadataExt as _}, path::Path};
+
+use super::HomeDriver;
+use crate::host::{Attempt as _, HostError, directories};
+
+pub struct Directory;
+
+impl HomeDriver for Directory {
+    fn name(&self) -> &'static str {
+        "directory"
+    }
+
+    fn check(&self, root: &Path) -> Result<(), HostError> {
+        let metadata = std::fs::symlink_metadata(root).attempt("open home root", root)?;
+        let refuse = |why: &str| Err(HostError::new("use home root", root, std::io::Error::other(why.to_owned())));
+        if !metadata.is_dir() {
+            return refuse("it is no directory");
+        }
+        // Whoever may write here could plant something under the next user's name.
+        if metadata.uid() != 0 || metadata.mode() & 0o022 != 0 {
+            return refuse("it must belong to root and be writable by root alone");
+        }
+        Ok(())
+    }
+
+    fn open(&self, root: &Path, name_on_disk: &str, uid: u32, gid: u32) -> Result<OwnedFd, HostError> {
+        self.check(root)?;
+        directories::make_owned(root, name_on_disk, uid, gid)
+    }
+}

@@ -1,0 +1,39 @@
+//! Host users and groups by name. Only names from root-owned configuration are looked up.
+
+use nix::unistd::{Group, User};
+
+/// Why a host user or group cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LookupError {
+    #[error("the host has no {kind} `{name}`")]
+    Missing { kind: &'static str, name: String },
+    #[error("failed to look up {kind} `{name}`")]
+    Failed {
+        kind: &'static str,
+        name: String,
+        #[source]
+        source: nix::errno::Errno,
+    },
+}
+
+/// A uid by the user's name; a number stands for itself.
+pub fn uid_of(name: &str) -> Result<u32, LookupError> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    User::from_name(name)
+        .map_err(|source| LookupError::Failed { kind: "user", name: name.into(), source })?
+        .map(|user| user.uid.as_raw())
+        .ok_or_else(|| LookupError::Missing { kind: "user", name: name.into() })
+}
+
+/// A gid by the group's name; a number stands for itself.
+pub fn gid_of(name: &str) -> Result<u32, LookupError> {
+    if let Ok(number) = name.parse() {
+        return Ok(number);
+    }
+    Group::from_name(name)
+        .map_err(|source| LookupError::Failed { kind: "group", name: name.into(), source })?
+        .map(|group| group.gid.as_raw())
+        .ok_or_else(|| LookupError::Missing { kind: "group", name: name.into() })
+}

@@ -1,0 +1,70 @@
+//! The launcher's end of the init's channel: the task's stdin and stdout.
+//!
+//! The init says that it waits, gets one claim, says that it has it; from then
+//! on its stdout is the server's log. Secrets travel here and nowhere else.
+
+use std::{io, time::Duration};
+
+use adrastea_init::claim::{self, Claim};
+use tokio::{io::AsyncWriteExt as _, net::unix::pipe, time::timeout};
+
+/// What the init writes when it has set itself up and blocks.
+pub const WAITING: &str = "adrastea-init 1 waiting";
+/// What it writes when it has a whole claim.
+pub const CLAIMED: &str = "adrastea-init 1 claimed";
+
+/// No line of the channel is longer.
+const LONGEST_LINE: usize = 4096;
+
+/// Why the init did not answer as it must.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    #[error("the init said nothing within {} s", .0.as_secs())]
+    Silent(Duration),
+    #[error("the init said `{0}`")]
+    Unexpected(String),
+    #[error("failed to talk to the init")]
+    Broken(#[source] io::Error),
+    #[error("the claim is too large for the init")]
+    TooLarge,
+}
+
+pub struct Channel {
+    pub sender: pipe::Sender,
+    pub receiver: pipe::Receiver,
+}
+
+impl Channel {
+    /// Waits for exactly this line.
+    pub async fn expect(&mut self, line: &str, within: Duration) -> Result<(), ChannelError> {
+        let said = timeout(within, self.line()).await.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
+        if said == line { Ok(()) } else { Err(ChannelError::Unexpected(said)) }
+    }
+
+    /// One line, byte by byte: what follows it belongs to the log.
+    async fn line(&mut self) -> io::Result<String> {
+        let mut line = Vec::new();
+        while line.len() < LONGEST_LINE {
+            let mut byte = [0];
+            match self.receiver.try_read(&mut byte) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(_) if byte[0] == b'\n' => break,
+                Ok(_) => line.push(byte[0]),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.receiver.readable().await?,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(String::from_utf8_lossy(&line).into_owned())
+    }
+
+    /// Hands the claim over and gives the log's end of the channel back.
+    pub async fn claim(mut self, claim: &Claim, within: Duration) -> Result<pipe::Receiver, ChannelError> {
+        let mut message = claim::encode(claim).map_err(|_| ChannelError::TooLarge)?;
+        let written = timeout(within, self.sender.write_all(&message)).await;
+        // The token was in it.
+        message.fill(0);
+        written.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
+        self.expect(CLAIMED, within).await?;
+        Ok(self.receiver)
+    }
+}

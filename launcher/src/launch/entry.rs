@@ -1,0 +1,240 @@
+//! One server as the launcher sees it now: its sandbox, phase, and the events
+//! of its start. Written by its keeper alone; read by everybody.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use adrastea_proto::v1::{self, Phase};
+use adrastea_runtimes::engine::ExitStatus;
+use tokio::sync::{broadcast, watch};
+
+use super::{failure::Failure, log::Log, sandbox::Sandbox};
+use crate::store::ExitRecord;
+
+/// Why somebody wants a sandbox to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StopWish {
+    pub grace: Duration,
+    /// In words, for the user's page.
+    pub why: String,
+}
+
+/// What one start has told so far. Late listeners get all of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartNews {
+    Progress { phase: Phase, percent: u32, message: String },
+    Ready,
+    Failed(Failure),
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    pid: u32,
+    news: Vec<StartNews>,
+    steps: Vec<(&'static str, Duration)>,
+    exit: Option<ExitRecord>,
+}
+
+pub struct Entry {
+    pub sandbox: Sandbox,
+    pub log: Log,
+    /// The port the server listens on.
+    pub port: u16,
+    state: Mutex<State>,
+    /// Counts changes of `state`, to wake those who wait.
+    changes: watch::Sender<u64>,
+    pub stop_wish: watch::Sender<Option<StopWish>>,
+    /// Set once the engine says that the task has ended.
+    pub ended: watch::Sender<Option<ExitStatus>>,
+    /// Every change of every entry, for Watch.
+    feed: broadcast::Sender<v1::Sandbox>,
+}
+
+impl Entry {
+    pub fn new(sandbox: Sandbox, port: u16, phase: Phase, feed: broadcast::Sender<v1::Sandbox>) -> Self {
+        let log = Log::new(sandbox.log.clone(), sandbox.record.facts.log_bytes);
+        let exit = sandbox.record.exit.clone();
+        Self {
+            sandbox,
+            log,
+            port,
+            state: Mutex::new(State { phase, exit, ..State::default() }),
+            changes: watch::Sender::new(0),
+            stop_wish: watch::Sender::new(None),
+            ended: watch::Sender::new(None),
+            feed,
+        }
+    }
+
+    fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
+        let (result, phase_changed) = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = state.phase;
+            let result = change(&mut state);
+            (result, before != state.phase)
+        };
+        self.changes.send_modify(|count| *count += 1);
+        if phase_changed {
+            // Nobody watching is fine.
+            let _ = self.feed.send(self.describe());
+        }
+        result
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> T {
+        read(&self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    pub fn phase(&self) -> Phase {
+        self.read(|state| state.phase)
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.read(|state| state.pid)
+    }
+
+    pub fn set_pid(&self, pid: u32) {
+        self.change(|state| state.pid = pid);
+    }
+
+    pub fn progress(&self, phase: Phase, percent: u32, message: impl Into<String>) {
+        let message = message.into();
+        self.change(|state| {
+            state.phase = phase;
+            state.news.push(StartNews::Progress { phase, percent, message });
+        });
+    }
+
+    pub fn ready(&self) {
+        self.change(|state| {
+            state.phase = Phase::Ready;
+            state.news.push(StartNews::Ready);
+        });
+    }
+
+    pub fn failed(&self, failure: Failure) {
+        self.change(|state| state.news.push(StartNews::Failed(failure)));
+    }
+
+    pub fn stopping(&self) {
+        self.change(|state| state.phase = Phase::Stopping);
+    }
+
+    pub fn gone(&self, exit: ExitRecord) {
+        self.change(|state| {
+            state.phase = Phase::Gone;
+            state.exit = Some(exit);
+        });
+    }
+
+    /// The news from number `from` on.
+    pub fn news(&self, from: usize) -> Vec<StartNews> {
+        self.read(|state| state.news.get(from..).unwrap_or_default().to_vec())
+    }
+
+    /// Notes how long a step took, measured from `since`.
+    pub fn took(&self, step: &'static str, since: Instant) {
+        let duration = since.elapsed();
+        self.change(|state| state.steps.push((step, duration)));
+    }
+
+    pub fn is_gone(&self) -> bool {
+        self.phase() == Phase::Gone
+    }
+
+    /// Asks for the end. The first wish counts; a later one can only shorten the grace.
+    pub fn wish_to_stop(&self, wish: StopWish) {
+        self.stop_wish.send_modify(|present| match present {
+            Some(present) => present.grace = present.grace.min(wish.grace),
+            None => *present = Some(wish),
+        });
+    }
+
+    pub fn is_unwanted(&self) -> bool {
+        self.stop_wish.borrow().is_some()
+    }
+
+    /// Returns when somebody has asked for the end.
+    pub async fn unwanted(&self) -> StopWish {
+        let mut wishes = self.stop_wish.subscribe();
+        loop {
+            if let Some(wish) = wishes.borrow_and_update().clone() {
+                return wish;
+            }
+            if wishes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when the task has ended.
+    pub async fn task_ended(&self) -> ExitStatus {
+        let mut ended = self.ended.subscribe();
+        loop {
+            if let Some(status) = *ended.borrow_and_update() {
+                return status;
+            }
+            if ended.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Returns when nothing of the sandbox is left.
+    pub async fn wait_gone(&self) {
+        let mut changes = self.changes();
+        while !self.is_gone() {
+            changes.borrow_and_update();
+            if self.is_gone() || changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// As the wire has it.
+    pub fn describe(&self) -> v1::Sandbox {
+        let record = &self.sandbox.record;
+        let facts = &record.facts;
+        self.read(|state| v1::Sandbox {
+            sandbox_id: record.id.to_string(),
+            key: Some(v1::ServerKey {
+                hub: record.key.hub.clone(),
+                user: record.key.user.as_str().to_owned(),
+                server: record.key.server.clone(),
+            }),
+            generation: record.generation,
+            phase: state.phase.into(),
+            profile: facts.profile.clone(),
+            runtime: facts.runtime.clone(),
+            image_digest: facts.image_digest.clone(),
+            address: self.sandbox.address.to_string(),
+            port: self.port.into(),
+            started_at: facts.started_at,
+            disk_uid: facts.disk_uid,
+            disk_gid: facts.disk_gid,
+            run_range_first: record.run_range_first,
+            exit: state.exit.as_ref().map(|exit| v1::Exit {
+                cause: exit.cause,
+                code: exit.code,
+                signal: exit.signal,
+                message: exit.message.clone(),
+                log_tail: exit.log_tail.clone(),
+            }),
+            steps: state
+                .steps
+                .iter()
+                .map(|(step, duration)| v1::StepTime {
+                    step: (*step).to_owned(),
+                    microseconds: u64::try_from(duration.as_micros()).unwrap_or(u64::MAX),
+                })
+                .collect(),
+        })
+    }
+}

@@ -1,0 +1,105 @@
+//! First phase: everything a sandbox needs, up to an init that waits. The
+//! network is closed, no home is attached, no secret has arrived.
+//!
+//! Before each step its intent is journalled, and the wish to stop is looked at
+//! between steps, never inside one: a step that was begun is finished.
+
+use std::{sync::Arc, time::{Duration, Instant}};
+
+use adrastea_proto::v1::{FailureReason, Phase};
+use adrastea_runtimes::{Runtime, RuntimeSettings, engine::{EngineImage, Stdio}};
+
+use super::{
+    Launcher,
+    channel::{Channel, WAITING},
+    entry::Entry,
+    failpoint, failure::Failure,
+};
+use crate::{host::fifo, policy::Decision, store::Step};
+
+/// How long the init may take to say that it waits: the runtime's own start.
+const INIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A sandbox whose init waits, unproved.
+pub struct Prepared {
+    pub pid: u32,
+    pub channel: Channel,
+    pub image: EngineImage,
+}
+
+/// What is checked before the host is changed.
+struct Checked {
+    image: EngineImage,
+    runtime: &'static dyn Runtime,
+    settings: RuntimeSettings,
+}
+
+async fn check(launcher: &Launcher, decision: &Decision) -> Result<Checked, Failure> {
+    let (runtime, settings) = launcher.runtime(&decision.runtime)?;
+    let image = launcher.engine.image(&decision.image.reference).await?;
+    if image.digest != decision.image.digest {
+        return Err(Failure::new(
+            FailureReason::ImageMissing,
+            format!("image `{}` is {} here, but policy pins {}", decision.image.reference, image.digest, decision.image.digest),
+            format!("import the pinned image, or change images.{}.digest", decision.image.name),
+        ));
+    }
+    Ok(Checked { image, runtime, settings })
+}
+
+pub async fn prepare(launcher: &Arc<Launcher>, entry: &Arc<Entry>, decision: &Decision) -> Result<Prepared, Failure> {
+    entry.progress(Phase::Preparing, 10, "Preparing the sandbox");
+    let since = Instant::now();
+    let Checked { image, runtime, settings } = check(launcher, decision).await?;
+    entry.took("check", since);
+
+    let sandbox = &entry.sandbox;
+    for step in [Step::Directory, Step::Namespaces, Step::Network, Step::Rootfs] {
+        if entry.is_unwanted() {
+            return Err(Failure::cancelled());
+        }
+        let since = Instant::now();
+        launcher.store.intend(sandbox.id(), step)?;
+        failpoint::hit(step.name(), "intended");
+        launcher.ground.make(step, sandbox, &image).await?;
+        failpoint::hit(step.name(), "made");
+        entry.took(step.name(), since);
+    }
+
+    let since = Instant::now();
+    let spec = adrastea_runtimes::build_spec(runtime, &sandbox.plan())
+        .map_err(|error| Failure::caused_by(FailureReason::Internal, &error, "this is a defect of the launcher: report it"))?;
+    // Readers first: a FIFO without one blocks the engine for ever.
+    let channel = Channel { receiver: fifo::open_receiver(&sandbox.stdout())?, sender: fifo::open_sender(&sandbox.stdin())? };
+    let stdio = Stdio { stdin: sandbox.stdin(), stdout: sandbox.stdout() };
+    launcher.store.intend(sandbox.id(), Step::Container)?;
+    failpoint::hit("container", "intended");
+    entry.took("spec", since);
+
+    let since = Instant::now();
+    let pid = launcher.engine.create(sandbox.id(), &spec, &runtime.handler(&settings), &stdio).await?;
+    failpoint::hit("container", "created");
+    entry.set_pid(pid);
+    entry.took("engine-create", since);
+
+    let since = Instant::now();
+    launcher.engine.start(sandbox.id()).await?;
+    failpoint::hit("container", "started");
+    entry.took("engine-start", since);
+    launcher.watch_task(entry);
+
+    let since = Instant::now();
+    let mut prepared = Prepared { pid, channel, image };
+    tokio::select! {
+        answer = prepared.channel.expect(WAITING, INIT_PATIENCE) => answer.map_err(|error| {
+            Failure::caused_by(FailureReason::Internal, &error, "the runtime did not start the init; look at containerd's log")
+        })?,
+        status = entry.task_ended() => return Err(Failure::new(
+            FailureReason::Internal,
+            format!("the init ended with code {} before it waited", status.code),
+            "the image's architecture may not fit, or the runtime refused; look at containerd's log",
+        )),
+    }
+    entry.took("init-waits", since);
+    Ok(prepared)
+}

@@ -1,0 +1,130 @@
+//! One sandbox's facts and the names of everything that belongs to it. All
+//! names come from its id, so that whatever is found on the host can be told
+//! to be somebody's or nobody's.
+
+use std::{
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+};
+
+use adrastea_runtimes::plan::{IdMap, ImageUser, Limits, Plan, SandboxId};
+
+use crate::{image, store::SandboxRecord};
+
+/// Where a launcher keeps things: the same for all its sandboxes.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    pub instance: String,
+    pub state: PathBuf,
+    pub run: PathBuf,
+}
+
+impl Layout {
+    pub fn sandboxes(&self) -> PathBuf {
+        self.run.join("sandboxes")
+    }
+
+    pub fn logs(&self) -> PathBuf {
+        self.state.join("logs")
+    }
+
+    pub fn skeletons(&self) -> PathBuf {
+        self.state.join("skeleton")
+    }
+
+    pub fn store(&self) -> PathBuf {
+        self.state.join("launcher.sqlite")
+    }
+
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.instance)
+    }
+
+    pub fn sandbox_directory(&self, id: &str) -> PathBuf {
+        self.sandboxes().join(id)
+    }
+}
+
+/// One sandbox: its record, and where its parts are.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    pub record: SandboxRecord,
+    pub address: Ipv4Addr,
+    pub directory: PathBuf,
+    pub log: PathBuf,
+    pub cgroup: String,
+}
+
+impl Sandbox {
+    pub fn new(record: SandboxRecord, address: Ipv4Addr, layout: &Layout) -> Self {
+        let id = record.id.as_str();
+        Self {
+            directory: layout.sandbox_directory(id),
+            log: layout.logs().join(format!("{id}.log")),
+            cgroup: format!("{}/{id}", layout.cgroup_parent()),
+            address,
+            record,
+        }
+    }
+
+    pub fn id(&self) -> &SandboxId {
+        &self.record.id
+    }
+
+    pub fn channel_directory(&self) -> PathBuf {
+        self.directory.join("io")
+    }
+
+    pub fn stdin(&self) -> PathBuf {
+        self.channel_directory().join("stdin")
+    }
+
+    pub fn stdout(&self) -> PathBuf {
+        self.channel_directory().join("stdout")
+    }
+
+    pub fn user_namespace(&self) -> PathBuf {
+        self.directory.join("user.ns")
+    }
+
+    pub fn network_namespace(&self) -> PathBuf {
+        self.directory.join("network.ns")
+    }
+
+    pub fn uid_map(&self) -> IdMap {
+        IdMap::with_hole(self.record.run_range_first, self.record.facts.uid_inside, self.record.facts.disk_uid)
+    }
+
+    pub fn gid_map(&self) -> IdMap {
+        IdMap::with_hole(self.record.run_range_first, self.record.facts.gid_inside, self.record.facts.disk_gid)
+    }
+
+    pub fn home_inside(&self) -> &Path {
+        &self.record.facts.home_inside
+    }
+
+    /// What the runtimes get to know of it.
+    pub fn plan(&self) -> Plan {
+        let facts = &self.record.facts;
+        Plan {
+            id: self.id().clone(),
+            hostname: "sandbox".into(),
+            rootfs: self.directory.join("rootfs"),
+            init: image::INIT.into(),
+            user_namespace: self.user_namespace(),
+            network_namespace: self.network_namespace(),
+            uid_map: self.uid_map(),
+            gid_map: self.gid_map(),
+            user: ImageUser { uid: facts.uid_inside, gid: facts.gid_inside, home: facts.home_inside.clone() },
+            cgroup: self.cgroup.clone(),
+            limits: Limits {
+                memory_bytes: facts.memory_bytes,
+                cpu_millis: facts.cpu_millis,
+                processes: facts.processes,
+                open_files: facts.open_files,
+                tmp_bytes: facts.tmp_bytes,
+                shm_bytes: facts.shm_bytes,
+            },
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The `adrastea` command.
+
+fn main() -> std::process::ExitCode {
+    adrastea::cli::main()
+}

@@ -1,0 +1,307 @@
+//! Decides what a request gets: the smallest of what was asked and what
+//! root-owned configuration allows.
+//!
+//! Pure. What is beyond policy is denied with the name of the rule; nothing is
+//! ever cut silently, downgraded, or taken from the hub's word where the
+//! configuration has one.
+
+use std::collections::BTreeMap;
+
+use adrastea_proto::v1;
+
+use crate::{
+    config::{Config, ImageConfig, Profile, ProfileUser},
+    config_check::{FORBIDDEN_ENVIRONMENT, matches_any},
+    names::{NameError, RequestId, ServerKey},
+};
+
+/// The longest command line plus environment, in bytes.
+pub const LARGEST_REQUEST: usize = 256 << 10;
+
+/// What a server will be, decided in full.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Decision {
+    pub key: ServerKey,
+    pub request_id: RequestId,
+    pub profile: String,
+    pub runtime: String,
+    pub image: PinnedImage,
+    pub egress: String,
+    pub user: ProfileUser,
+    pub command: Vec<String>,
+    /// For the server's process alone; holds secrets.
+    pub environment: BTreeMap<String, String>,
+    pub ready_path: String,
+    pub memory_bytes: u64,
+    pub cpu_millis: u64,
+    pub processes: u32,
+    pub open_files: u64,
+    pub tmp_bytes: u64,
+    pub shm_bytes: u64,
+    pub log_bytes: u64,
+    pub servers_per_user: u32,
+}
+
+/// An image as policy pins it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinnedImage {
+    pub name: String,
+    pub reference: String,
+    pub digest: String,
+}
+
+impl std::fmt::Debug for Decision {
+    /// Without command and environment: they may hold secrets.
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Decision")
+            .field("key", &self.key)
+            .field("profile", &self.profile)
+            .field("runtime", &self.runtime)
+            .field("image", &self.image.name)
+            .field("egress", &self.egress)
+            .field("memory_bytes", &self.memory_bytes)
+            .field("cpu_millis", &self.cpu_millis)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a request gets nothing.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Policy says no; `rule` is the key in the configuration that decided.
+    #[error("{what} is not allowed (rule {rule})")]
+    Denied { what: String, rule: String },
+}
+
+fn denied(what: impl Into<String>, rule: impl Into<String>) -> Refusal {
+    Refusal::Denied { what: what.into(), rule: rule.into() }
+}
+
+/// Whether this user may use this profile.
+fn may_use(profile: &Profile, user: &str) -> bool {
+    profile.users.iter().any(|allowed| allowed == "*" || allowed == user)
+}
+
+/// The profiles this user may choose from.
+pub fn offers<'config>(config: &'config Config, user: &str) -> Vec<(&'config String, &'config Profile)> {
+    config.profiles.iter().filter(|(_, profile)| may_use(profile, user)).collect()
+}
+
+/// Decides on a request. Changes nothing.
+pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, Refusal> {
+    let key = request.key.as_ref().ok_or_else(|| Refusal::Invalid("the request names no server (key)".into()))?;
+    let key = ServerKey::new(&key.hub, &key.user, &key.server)?;
+    let request_id = RequestId::new(&request.request_id)?;
+    let user = key.user.as_str();
+
+    let (name, profile) = if request.profile.is_empty() {
+        offers(config, user)
+            .into_iter()
+            .next()
+            .ok_or_else(|| denied(format!("a server for user `{user}`"), "profiles.*.users"))?
+    } else {
+        config
+            .profiles
+            .get_key_value(&request.profile)
+            .filter(|(_, profile)| may_use(profile, user))
+            // One answer for "unknown" and "not yours": it tells nothing about others.
+            .ok_or_else(|| denied(format!("profile `{}`", shorten(&request.profile)), "profiles.*.users"))?
+    };
+    let rule = |key: &str| format!("profiles.{name}.{key}");
+
+    let runtime = if request.runtime.is_empty() { profile.runtimes.first().cloned().unwrap_or_default() } else { request.runtime.clone() };
+    if !profile.runtimes.contains(&runtime) {
+        return Err(denied(format!("runtime `{}`", shorten(&runtime)), rule("runtimes")));
+    }
+    let image = if request.image.is_empty() { &profile.image } else { &request.image };
+    if *image != profile.image && !profile.images.contains(image) {
+        return Err(denied(format!("image `{}`", shorten(image)), rule("images")));
+    }
+    let ImageConfig { reference, digest } =
+        config.images.get(image).cloned().ok_or_else(|| Refusal::Invalid(format!("image `{image}` is not configured")))?;
+
+    let limits = &profile.limits;
+    let asked = request.limits.unwrap_or_default();
+    let memory_bytes = asked.memory_bytes.unwrap_or(limits.memory.bytes());
+    let memory_ceiling = limits.memory_ceiling.unwrap_or(limits.memory).bytes();
+    if memory_bytes > memory_ceiling {
+        return Err(denied(
+            format!("{} of memory; the most is {}", crate::quantity::display_bytes(memory_bytes), crate::quantity::display_bytes(memory_ceiling)),
+            rule("limits.memory_ceiling"),
+        ));
+    }
+    if memory_bytes < SMALLEST_MEMORY {
+        return Err(Refusal::Invalid(format!("{memory_bytes} bytes of memory start no server; the least is {SMALLEST_MEMORY}")));
+    }
+    let cpu_millis = asked.cpu_millis.unwrap_or(limits.cpu.millis());
+    let cpu_ceiling = limits.cpu_ceiling.unwrap_or(limits.cpu).millis();
+    if cpu_millis > cpu_ceiling {
+        return Err(denied(format!("{cpu_millis} thousandths of a CPU; the most is {cpu_ceiling}"), rule("limits.cpu_ceiling")));
+    }
+    if cpu_millis < 10 {
+        return Err(Refusal::Invalid("less than 10 thousandths of a CPU start no server".into()));
+    }
+
+    let environment = environment(profile, request, &rule)?;
+    let mut command = profile.command.clone();
+    command.extend(request.arguments.iter().cloned());
+    if command.iter().any(|argument| argument.contains('\0')) {
+        return Err(Refusal::Invalid("an argument holds a NUL character".into()));
+    }
+    let size = command.iter().map(String::len).sum::<usize>()
+        + environment.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    if size > LARGEST_REQUEST {
+        return Err(Refusal::Invalid(format!("arguments and environment have {size} bytes; {LARGEST_REQUEST} are allowed")));
+    }
+    let ready_path = request.ready_path.clone();
+    let is_path = ready_path.starts_with('/') && ready_path.len() <= 2048 && ready_path.bytes().all(|byte| byte.is_ascii_graphic());
+    if !ready_path.is_empty() && !is_path {
+        return Err(Refusal::Invalid("ready_path is no absolute, percent-encoded URL path".into()));
+    }
+
+    Ok(Decision {
+        profile: name.clone(),
+        runtime,
+        image: PinnedImage { name: image.clone(), reference, digest },
+        egress: profile.egress.clone(),
+        user: profile.user.clone(),
+        command,
+        environment,
+        ready_path,
+        memory_bytes,
+        cpu_millis,
+        processes: limits.processes,
+        open_files: limits.open_files,
+        tmp_bytes: limits.tmp.bytes(),
+        shm_bytes: limits.shm.bytes(),
+        log_bytes: limits.log.bytes(),
+        servers_per_user: limits.servers_per_user,
+        key,
+        request_id,
+    })
+}
+
+/// A Python interpreter alone needs more.
+const SMALLEST_MEMORY: u64 = 16 << 20;
+
+fn environment(profile: &Profile, request: &v1::StartRequest, rule: &dyn Fn(&str) -> String) -> Result<BTreeMap<String, String>, Refusal> {
+    let mut environment = profile.environment.clone();
+    for (name, value) in request.environment.iter().chain(&request.secret_environment) {
+        let well_formed = !name.is_empty()
+            && name.len() <= 255
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+            && !name.as_bytes()[0].is_ascii_digit();
+        if !well_formed {
+            return Err(Refusal::Invalid(format!("`{}` is no name of an environment variable", shorten(name))));
+        }
+        if value.contains('\0') {
+            return Err(Refusal::Invalid(format!("the value of {name} holds a NUL character")));
+        }
+        let allowed = name.starts_with("JUPYTERHUB_") || matches_any(name, &profile.environment_allowed);
+        if !allowed || matches_any(name, FORBIDDEN_ENVIRONMENT) {
+            return Err(denied(format!("environment variable {name}"), rule("environment_allowed")));
+        }
+        environment.insert(name.clone(), value.clone());
+    }
+    // Constant inside every sandbox of the profile, so no request can bend them.
+    environment.insert("HOME".into(), profile.user.home.display().to_string());
+    environment.insert("USER".into(), profile.user.name.clone());
+    environment.insert("LOGNAME".into(), profile.user.name.clone());
+    Ok(environment)
+}
+
+/// For error texts: never more of a hostile string than a line takes.
+fn shorten(text: &str) -> String {
+    text.chars().filter(|character| !character.is_control()).take(64).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config() -> Config {
+        Config::parse(include_str!("../../docs/adrastea.example.toml"), Path::new("example")).unwrap()
+    }
+
+    fn request() -> v1::StartRequest {
+        v1::StartRequest {
+            request_id: "r-1".into(),
+            key: Some(v1::ServerKey { hub: "hub".into(), user: "ana".into(), server: String::new() }),
+            ready_path: "/user/ana/api".into(),
+            ..Default::default()
+        }
+    }
+
+    /// The rule that denies a changed request.
+    fn rule_for(change: impl FnOnce(&mut v1::StartRequest)) -> String {
+        let mut request = request();
+        change(&mut request);
+        match decide(&config(), &request) {
+            Err(Refusal::Denied { rule, .. }) => rule,
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn absent_values_are_the_profiles_defaults() {
+        let decision = decide(&config(), &request()).unwrap();
+        assert_eq!(decision.profile, "standard");
+        assert_eq!(decision.runtime, "runc");
+        assert_eq!(decision.memory_bytes, 1 << 30);
+        assert_eq!(decision.environment["HOME"], "/home/jovyan");
+    }
+
+    #[test]
+    fn what_is_beyond_policy_is_denied_by_name() {
+        assert_eq!(rule_for(|request| request.profile = "root".into()), "profiles.*.users");
+        assert_eq!(rule_for(|request| request.runtime = "kata".into()), "profiles.standard.runtimes");
+        assert_eq!(rule_for(|request| request.image = "docker.io/evil".into()), "profiles.standard.images");
+        let limits = |memory, cpu| v1::Limits { memory_bytes: memory, cpu_millis: cpu };
+        assert_eq!(
+            rule_for(|request| request.limits = Some(limits(Some((2 << 30) + 1), None))),
+            "profiles.standard.limits.memory_ceiling"
+        );
+        assert_eq!(rule_for(|request| request.limits = Some(limits(None, Some(2001)))), "profiles.standard.limits.cpu_ceiling");
+        for name in ["LD_PRELOAD", "PATH", "PYTHONPATH", "JUPYTER_CONFIG_DIR", "HOME", "BASH_ENV"] {
+            let rule = rule_for(|request| {
+                request.environment.insert(name.into(), "x".into());
+            });
+            assert_eq!(rule, "profiles.standard.environment_allowed", "{name}");
+        }
+    }
+
+    #[test]
+    fn nonsense_is_invalid() {
+        for change in [
+            (|request: &mut v1::StartRequest| request.key = None) as fn(&mut v1::StartRequest),
+            |request| request.request_id = "a b".into(),
+            |request| request.ready_path = "http://evil/".into(),
+            |request| request.arguments = vec!["a\0b".into()],
+            |request| request.limits = Some(v1::Limits { memory_bytes: Some(0), cpu_millis: None }),
+            |request| {
+                request.environment.insert("JUPYTERHUB_A=B".into(), String::new());
+            },
+        ] {
+            let mut request = request();
+            change(&mut request);
+            assert!(matches!(decide(&config(), &request), Err(Refusal::Invalid(_) | Refusal::Name(_))));
+        }
+    }
+
+    #[test]
+    fn a_decision_never_shows_secrets() {
+        let mut request = request();
+        request.secret_environment.insert("JUPYTERHUB_API_TOKEN".into(), "canary".into());
+        let decision = decide(&config(), &request).unwrap();
+        assert!(!format!("{decision:?} {request:?}").contains("canary"));
+    }
+}

@@ -1,0 +1,101 @@
+//! Disk identities: one number per owner, used as uid and as gid, never given twice.
+//!
+//! The number is on disk with a full sync before anybody sees it, and its row
+//! is never deleted: files of a deleted user keep their number for ever.
+
+use std::ops::RangeInclusive;
+
+use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
+
+use super::{InQuery as _, Store, StoreError, now};
+use crate::names::Owner;
+
+/// The numbers that stand for one owner on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskIdentity {
+    pub uid: u32,
+    pub gid: u32,
+}
+
+impl Store {
+    /// The owner's identity, reserved now if this is the first time.
+    pub fn disk_identity(&self, owner: &Owner, range: RangeInclusive<u32>) -> Result<DiskIdentity, StoreError> {
+        const VERB: &str = "reserve a disk id";
+        let mut connection = self.connection();
+        let known = |connection: &rusqlite::Connection| {
+            connection
+                .query_row("SELECT id FROM disk_identities WHERE hub = ?1 AND user = ?2", params![owner.hub, owner.user.as_str()], |row| {
+                    row.get::<_, u32>(0)
+                })
+                .optional()
+        };
+        if let Some(id) = known(&connection).doing(VERB)? {
+            return Ok(DiskIdentity { uid: id, gid: id });
+        }
+        connection.pragma_update(None, "synchronous", "FULL").doing(VERB)?;
+        let reserved = (|| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
+            let last: Option<u32> = transaction.query_row("SELECT max(id) FROM disk_identities", [], |row| row.get(0)).doing(VERB)?;
+            let id = last.map_or(*range.start(), |last| last.saturating_add(1).max(*range.start()));
+            if !range.contains(&id) {
+                return Err(StoreError::Exhausted { what: "disk id", total: range.end() - range.start() + 1 });
+            }
+            transaction
+                .execute(
+                    "INSERT INTO disk_identities (hub, user, id, created_at) VALUES (?1, ?2, ?3, ?4)",
+                    params![owner.hub, owner.user.as_str(), id, now()],
+                )
+                .doing(VERB)?;
+            transaction.commit().doing(VERB)?;
+            Ok(DiskIdentity { uid: id, gid: id })
+        })();
+        connection.pragma_update(None, "synchronous", "NORMAL").doing(VERB)?;
+        reserved
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::HashSet, sync::Arc};
+
+    use super::*;
+    use crate::names::ServerKey;
+
+    fn owner(hub: &str, user: &str) -> Owner {
+        ServerKey::new(hub, user, "").unwrap().owner()
+    }
+
+    #[test]
+    fn a_thousand_at_once_get_unique_ids_that_survive_a_restart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.sqlite");
+        let store = Arc::new(Store::open(&path).unwrap());
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let store = Arc::clone(&store);
+                std::thread::spawn(move || {
+                    (0..250).map(|user| store.disk_identity(&owner("hub", &format!("{worker}-{user}")), 70_000..=80_000).unwrap().uid).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        let ids: Vec<u32> = workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect();
+        assert_eq!(ids.iter().collect::<HashSet<_>>().len(), 1000);
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        let again = store.disk_identity(&owner("hub", "0-0"), 70_000..=80_000).unwrap();
+        assert_eq!(again.uid, ids[0]);
+        let other_hub = store.disk_identity(&owner("other", "0-0"), 70_000..=80_000).unwrap();
+        assert!(!ids.contains(&other_hub.uid));
+    }
+
+    #[test]
+    fn an_exhausted_range_is_an_error_not_a_reuse() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store.sqlite")).unwrap();
+        for user in ["a", "b"] {
+            store.disk_identity(&owner("hub", user), 70_000..=70_001).unwrap();
+        }
+        assert!(matches!(store.disk_identity(&owner("hub", "c"), 70_000..=70_001), Err(StoreError::Exhausted { .. })));
+    }
+}

@@ -1,0 +1,189 @@
+//! PID 1 of every sandbox: waits for its claim, runs one server, reaps, forwards
+//! signals from outside and the server's output.
+//!
+//! ```text
+//! waiting ──claim──> running ──server ends──> gone (its exit code, or 128 + signal)
+//!    └──anything else──> refused (125)
+//! ```
+//!
+//! It runs as the tenant's own uid, beside the tenant's code: so it is
+//! non-dumpable before anything else, obeys nobody inside the sandbox, and must
+//! never keep a secret in its own environment or arguments.
+
+mod forward;
+mod server;
+mod sys;
+
+use std::{
+    fs::File,
+    io::{self, Read, Write},
+    os::fd::AsFd,
+    process,
+    time::Duration,
+};
+
+use adrastea_init::{
+    CLAIMED, REFUSED, WAITING,
+    claim::{self, Claim},
+    exit_code,
+};
+
+use crate::{
+    forward::Forwarder,
+    sys::{Ended, Received, Signals},
+};
+
+/// How long the last output may take after the server has ended.
+const DRAIN: Duration = Duration::from_millis(500);
+
+/// What is passed on to the server; everything else is the init's own business.
+const FORWARDED: [i32; 7] = [
+    libc::SIGTERM,
+    libc::SIGINT,
+    libc::SIGHUP,
+    libc::SIGQUIT,
+    libc::SIGUSR1,
+    libc::SIGUSR2,
+    libc::SIGWINCH,
+];
+
+/// What ends an init that still waits.
+const ENDING: [i32; 4] = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT];
+
+fn main() {
+    // First of all: from here on the same uid can neither trace nor read this process.
+    let code = match sys::forbid_inspection()
+        .and_then(|()| sys::close_inherited())
+        .and_then(|()| Signals::block_all())
+    {
+        Ok(signals) => run(&signals),
+        Err(error) => refuse(&format!("failed to prepare the init: {error}")),
+    };
+    process::exit(code);
+}
+
+fn run(signals: &Signals) -> i32 {
+    tell(WAITING);
+    let claim = match wait_for_claim(signals) {
+        Ok(claim) => claim,
+        Err(Unclaimed::Refused(reason)) => return refuse(&reason),
+        Err(Unclaimed::Ended(signal)) => return exit_code::SIGNALLED + signal,
+    };
+    match start(claim) {
+        Ok((server, forwarder)) => supervise(signals, server, forwarder),
+        Err(error) => refuse(&format!("failed to start the server: {error}")),
+    }
+}
+
+/// Says one line on standard output, whether or not somebody listens.
+fn tell(line: &str) {
+    let mut output = io::stdout();
+    let _ = output.write_all(format!("{line}\n").as_bytes()).and_then(|()| output.flush());
+}
+
+fn refuse(reason: &str) -> i32 {
+    tell(&format!("{REFUSED}{reason}"));
+    exit_code::REFUSED
+}
+
+/// Whether a signal came from outside the sandbox. The tenant can send any signal to its PID 1,
+/// and with rt_sigqueueinfo(2) may write any sender into it, but then never the code `SI_USER`.
+fn from_outside(received: Received) -> bool {
+    let contained = sys::own_pid() == 1;
+    !contained || (received.sender == 0 && received.code == libc::SI_USER)
+}
+
+enum Unclaimed {
+    Refused(String),
+    Ended(i32),
+}
+
+/// Standard input as a reader that gives up when the sandbox is to end.
+struct Channel<'a> {
+    input: File,
+    signals: &'a Signals,
+    ended_by: Option<i32>,
+}
+
+impl Read for Channel<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let mut wanted = [
+                sys::interest(&self.input, libc::POLLIN),
+                sys::interest(self.signals, libc::POLLIN),
+            ];
+            sys::poll(&mut wanted, None)?;
+            while let Some(received) = self.signals.next() {
+                if ENDING.contains(&received.signal) && from_outside(received) {
+                    self.ended_by = Some(received.signal);
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+            }
+            if wanted[0].revents != 0 {
+                return self.input.read(buffer);
+            }
+        }
+    }
+}
+
+fn wait_for_claim(signals: &Signals) -> Result<Claim, Unclaimed> {
+    let input = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .map_err(|error| Unclaimed::Refused(format!("failed to open the channel: {error}")))?;
+    let mut channel = Channel { input: input.into(), signals, ended_by: None };
+    claim::read_from(&mut channel).map_err(|error| match channel.ended_by {
+        Some(signal) => Unclaimed::Ended(signal),
+        None => Unclaimed::Refused(error.to_string()),
+    })
+}
+
+/// Closes the channel, answers, and starts the server. The claim is wiped here.
+fn start(claim: Claim) -> io::Result<(i32, Forwarder)> {
+    sys::become_standard(File::open("/dev/null")?.as_fd(), 0)?;
+    let (source, log) = sys::pipe()?;
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    tell(CLAIMED);
+    let Some(server) = sys::fork()? else { server::run(&claim, &log) };
+    forget(claim);
+    Ok((server, Forwarder::new(source.into(), output.into())?))
+}
+
+fn forget(claim: Claim) {
+    let Claim { arguments, environment, .. } = claim;
+    let variables = environment.into_iter().map(|(_, value)| value);
+    for text in arguments.into_iter().chain(variables) {
+        claim::wipe(&mut text.into_bytes());
+    }
+}
+
+fn supervise(signals: &Signals, server: i32, mut forwarder: Forwarder) -> i32 {
+    loop {
+        let mut wanted = vec![sys::interest(signals, libc::POLLIN)];
+        wanted.extend(forwarder.interests());
+        // Without poll the loop would spin; but it cannot fail for a reason that passes.
+        if sys::poll(&mut wanted, None).is_err() {
+            return exit_code::REFUSED;
+        }
+        while let Some(received) = signals.next() {
+            if FORWARDED.contains(&received.signal) && from_outside(received) {
+                sys::signal_group(server, received.signal);
+            }
+        }
+        // One SIGCHLD may stand for many.
+        let mut ended = None;
+        while let Some((pid, how)) = sys::reap() {
+            if pid == server {
+                ended = Some(how);
+            }
+        }
+        forwarder.step();
+        if let Some(how) = ended {
+            forwarder.finish(DRAIN);
+            return match how {
+                Ended::Exited(code) => code,
+                Ended::Signalled(signal) => exit_code::SIGNALLED + signal,
+            };
+        }
+    }
+}

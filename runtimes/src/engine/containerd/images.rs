@@ -1,0 +1,184 @@
+//! Images on this node: from a name to verified facts and directories.
+//!
+//! Reads only; the one thing it makes is the view (and, for an image somebody
+//! pulled without unpacking it, its snapshots). Must never copy an image's
+//! labels anywhere.
+
+use containerd_client::services::v1::{
+    GetImageRequest, Image, ListImagesRequest, images_client::ImagesClient,
+};
+use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest};
+use tonic::Code;
+
+use super::{
+    Containerd, SHORT,
+    call::{CallError, failed},
+    manifest::{ImageFacts, Unusable, candidates, parse, unusable},
+    unpack::{UnpackError, lower_directories},
+};
+use crate::engine::{EngineError, EngineImage};
+
+/// Why an image's facts could not be had.
+enum FactsError {
+    Call(CallError),
+    Unusable(Unusable),
+}
+
+impl From<CallError> for FactsError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<Unusable> for FactsError {
+    fn from(unusable: Unusable) -> Self {
+        Self::Unusable(unusable)
+    }
+}
+
+impl Containerd {
+    pub(super) async fn find_image(&self, reference: &str) -> Result<EngineImage, EngineError> {
+        let request = self.request(GetImageRequest {
+            name: reference.to_owned(),
+        });
+        let finding = self.call(SHORT, |channel| async {
+            Ok(ImagesClient::new(channel)
+                .get(request)
+                .await?
+                .into_inner()
+                .image)
+        });
+        match finding.await {
+            Ok(Some(image)) => self.describe(image).await,
+            Ok(None) => Err(EngineError::ImageMissing {
+                reference: reference.to_owned(),
+            }),
+            Err(error) if error.is(Code::NotFound) => Err(EngineError::ImageMissing {
+                reference: reference.to_owned(),
+            }),
+            Err(error) => Err(self.error("find image", reference)(error)),
+        }
+    }
+
+    /// Images that cannot be used here (of another platform, damaged) are left
+    /// out with a warning: they must not hide the others.
+    pub(super) async fn list_images(&self) -> Result<Vec<EngineImage>, EngineError> {
+        let request = self.request(ListImagesRequest::default());
+        let images = self
+            .call(SHORT, |channel| async {
+                Ok(ImagesClient::new(channel)
+                    .list(request)
+                    .await?
+                    .into_inner()
+                    .images)
+            })
+            .await
+            .map_err(self.error("list", "images"))?;
+        let mut described = Vec::with_capacity(images.len());
+        for image in images {
+            let name = image.name.clone();
+            match self.describe(image).await {
+                Ok(image) => described.push(image),
+                Err(error @ EngineError::Unavailable { .. }) => return Err(error),
+                Err(error) => tracing::warn!(image = name, %error, "left out"),
+            }
+        }
+        Ok(described)
+    }
+
+    async fn describe(&self, image: Image) -> Result<EngineImage, EngineError> {
+        let reference = image.name;
+        let target = image.target.map(|target| target.digest).unwrap_or_default();
+        let facts = match self.facts(&target).await {
+            Ok(facts) => facts,
+            Err(FactsError::Call(error)) => {
+                return Err(self.error("read image", &reference)(error));
+            }
+            Err(FactsError::Unusable(Unusable(reason))) => {
+                return Err(failed("use image", reference, reason));
+            }
+        };
+        self.with_layers(reference, &facts).await
+    }
+
+    /// The image with its directories; unpacks what is not.
+    pub(super) async fn with_layers(
+        &self,
+        reference: String,
+        facts: &ImageFacts,
+    ) -> Result<EngineImage, EngineError> {
+        let viewing = |error| self.error("view the layers of", &reference)(error);
+        let mounts = match self.view(facts.chain_id()).await.map_err(viewing)? {
+            Some(mounts) => mounts,
+            None => self.unpack_then_view(&reference, facts).await?,
+        };
+        let layers = lower_directories(&mounts)
+            .map_err(|Unusable(reason)| failed("use image", &reference, reason))?;
+        if layers.len() != facts.layers.len() {
+            let reason = format!(
+                "its view has {} layers instead of {}",
+                layers.len(),
+                facts.layers.len()
+            );
+            return Err(failed("use image", reference, reason));
+        }
+        Ok(EngineImage {
+            reference,
+            digest: facts.manifest.digest().to_string(),
+            layers,
+            environment: facts.environment.clone(),
+            size_bytes: facts.size_bytes(),
+        })
+    }
+
+    async fn unpack_then_view(
+        &self,
+        reference: &str,
+        facts: &ImageFacts,
+    ) -> Result<Vec<containerd_client::types::Mount>, EngineError> {
+        let _guard = self.inner.importing.lock().await;
+        let lease = self.open_lease(reference).await?;
+        let unpacked = self.unpack(&lease, facts, &|_| ()).await;
+        let viewed = match unpacked {
+            Ok(()) => self.view(facts.chain_id()).await.map_err(UnpackError::Call),
+            Err(error) => Err(error),
+        };
+        self.close_lease(&lease).await;
+        match viewed {
+            Ok(Some(mounts)) => Ok(mounts),
+            Ok(None) => Err(failed("unpack image", reference, "its snapshot vanished")),
+            Err(UnpackError::Call(error)) => Err(self.error("unpack image", reference)(error)),
+            Err(UnpackError::Unusable(Unusable(reason))) => {
+                Err(failed("unpack image", reference, reason))
+            }
+        }
+    }
+
+    /// From the target (an index or a manifest) to the facts for this host.
+    async fn facts(&self, target: &str) -> Result<ImageFacts, FactsError> {
+        let mut digest: Digest = target
+            .parse()
+            .map_err(|_| Unusable(format!("its target `{target}` is no digest")))?;
+        // An index may point to an index.
+        for _ in 0..4 {
+            let bytes = self.read_blob(digest.as_ref()).await?;
+            // The media type of a target is a claim; the content decides.
+            let Ok(manifest) = ImageManifest::from_reader(bytes.as_slice()) else {
+                let index = parse("index", &bytes, |bytes| ImageIndex::from_reader(bytes))?;
+                match candidates(&index).into_iter().next() {
+                    Some(descriptor) => digest = descriptor.digest().clone(),
+                    None => return Ok(unusable("it holds no image for this platform")?),
+                }
+                continue;
+            };
+            let configuration = self.read_blob(manifest.config().digest().as_ref()).await?;
+            let configuration = parse("configuration", &configuration, |bytes| {
+                ImageConfiguration::from_reader(bytes)
+            })?;
+            let media_type = oci_spec::image::MediaType::ImageManifest;
+            let descriptor = Descriptor::new(media_type, bytes.len() as u64, digest);
+            return Ok(ImageFacts::new(descriptor, &manifest, &configuration)?);
+        }
+        Ok(unusable("its indexes are nested too deeply")?)
+    }
+}

@@ -1,0 +1,102 @@
+//! The floor: what a runtime's driver made of the base may be stricter than the
+//! base, never weaker.
+//!
+//! Everything the checks below do not know must be as in the base, so that a
+//! field nobody thought of cannot widen a wall. Pure; called by
+//! [`crate::build_spec`] for every sandbox.
+
+mod rest;
+mod walls;
+
+use std::fmt;
+
+use oci_spec::runtime::Spec;
+
+use crate::{
+    plan::Plan,
+    spec::{self, SpecError},
+};
+
+/// One wall of a sandbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wall {
+    Capabilities,
+    NoNewPrivileges,
+    User,
+    IdMap,
+    Namespaces,
+    Rootfs,
+    Propagation,
+    Mounts,
+    MaskedPaths,
+    ReadonlyPaths,
+    Devices,
+    Seccomp,
+    Memory,
+    Cpu,
+    Processes,
+    Rlimits,
+    OomScore,
+    Environment,
+    Command,
+    Cgroup,
+    Hooks,
+    Annotations,
+    /// Anything else that differs from the base.
+    Other,
+}
+
+impl fmt::Display for Wall {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Capabilities => "capabilities",
+            Self::NoNewPrivileges => "no_new_privs",
+            Self::User => "user",
+            Self::IdMap => "id map",
+            Self::Namespaces => "namespaces",
+            Self::Rootfs => "rootfs",
+            Self::Propagation => "mount propagation",
+            Self::Mounts => "mounts",
+            Self::MaskedPaths => "masked paths",
+            Self::ReadonlyPaths => "read-only paths",
+            Self::Devices => "devices",
+            Self::Seccomp => "seccomp",
+            Self::Memory => "memory limit",
+            Self::Cpu => "cpu limit",
+            Self::Processes => "process limit",
+            Self::Rlimits => "rlimits",
+            Self::OomScore => "oom score",
+            Self::Environment => "environment",
+            Self::Command => "command",
+            Self::Cgroup => "cgroup",
+            Self::Hooks => "hooks",
+            Self::Annotations => "annotations",
+            Self::Other => "other",
+        })
+    }
+}
+
+/// One wall that is lower than the base has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Breach {
+    pub wall: Wall,
+    pub detail: String,
+}
+
+impl fmt::Display for Breach {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}: {}", self.wall, self.detail)
+    }
+}
+
+/// Refuses a spec that is weaker than the base of the same plan, naming every breach.
+pub fn check(candidate: &Spec, plan: &Plan) -> Result<(), SpecError> {
+    let base = spec::base(plan)?;
+    let mut breaches = Vec::new();
+    walls::check(candidate, &base, &mut breaches);
+    rest::check(candidate, &base, &mut breaches);
+    if breaches.is_empty() { Ok(()) } else { Err(SpecError::Weaker { breaches }) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,211 @@
+//! The version floor: runtimes with known ways out are refused, unless the
+//! operator accepts each hole by its name, in root-owned configuration.
+//!
+//! Pure: takes the text a runtime prints, runs nothing. Must never guess in
+//! favour of a version it cannot read.
+
+use std::{fmt, str::FromStr};
+
+/// A release, ordered; a candidate (`1.4.0-rc.2`) comes before its release.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    pub major: u32,
+    pub minor: u32,
+    pub patch: u32,
+    /// False for a candidate.
+    pub released: bool,
+}
+
+/// The first release of its line (major, minor) with a fix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fix(pub u32, pub u32, pub u32);
+
+/// One known hole.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Advisory {
+    /// The name by which an operator may accept it.
+    pub name: &'static str,
+    /// What it gives an attacker, in a few words.
+    pub what: &'static str,
+    /// One per fixed line; a line before the last one without an entry is not fixed.
+    pub fixes: &'static [Fix],
+}
+
+/// All that is known of a runtime's versions.
+#[derive(Debug)]
+pub struct VersionFloor {
+    pub runtime: &'static str,
+    pub advisories: &'static [Advisory],
+}
+
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum VersionError {
+    #[error("failed to read the version of `{runtime}` from `{text}`")]
+    Unreadable { runtime: &'static str, text: String },
+    #[error("{runtime} {version} has known ways out: {}", names(holes))]
+    BelowFloor { runtime: &'static str, version: Version, holes: Vec<&'static Advisory> },
+    /// A name that is not in the table accepts nothing: a typing error, or an old entry.
+    #[error("`{name}` is no hole known of {runtime}")]
+    UnknownName { runtime: &'static str, name: String },
+}
+
+fn names(holes: &[&Advisory]) -> String {
+    holes.iter().map(|hole| format!("{} ({})", hole.name, hole.what)).collect::<Vec<_>>().join(", ")
+}
+
+/// What a check found.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub version: Version,
+    /// Holes that are there and accepted; to be said aloud.
+    pub accepted: Vec<&'static Advisory>,
+}
+
+impl VersionFloor {
+    /// The holes of one version.
+    pub fn holes(&self, version: Version) -> Vec<&'static Advisory> {
+        self.advisories.iter().filter(|advisory| !advisory.is_fixed_in(version)).collect()
+    }
+
+    /// Judges what `RUNTIME --version` printed, given the names the operator accepts.
+    pub fn check(&self, printed: &str, accepted: &[String]) -> Result<Checked, VersionError> {
+        if let Some(name) = accepted.iter().find(|name| !self.knows(name)) {
+            return Err(VersionError::UnknownName { runtime: self.runtime, name: name.clone() });
+        }
+        let version = parse_printed(printed).ok_or_else(|| VersionError::Unreadable {
+            runtime: self.runtime,
+            text: printed.lines().next().unwrap_or_default().chars().take(64).collect(),
+        })?;
+        let (accepted, holes): (Vec<_>, Vec<_>) = self
+            .holes(version)
+            .into_iter()
+            .partition(|hole| accepted.iter().any(|name| name == hole.name));
+        if holes.is_empty() {
+            Ok(Checked { version, accepted })
+        } else {
+            Err(VersionError::BelowFloor { runtime: self.runtime, version, holes })
+        }
+    }
+
+    fn knows(&self, name: &str) -> bool {
+        self.advisories.iter().any(|advisory| advisory.name == name)
+    }
+}
+
+impl Advisory {
+    fn is_fixed_in(&self, version: Version) -> bool {
+        let line = (version.major, version.minor);
+        match self.fixes.iter().find(|fix| (fix.0, fix.1) == line) {
+            Some(fix) => (version.patch, version.released) >= (fix.2, true),
+            // A line begun after the last fix has it from the start.
+            None => self.fixes.iter().all(|fix| line > (fix.0, fix.1)),
+        }
+    }
+}
+
+/// Finds the version in the first line of what a runtime prints: `runc version 1.3.6+ds1`.
+fn parse_printed(printed: &str) -> Option<Version> {
+    printed.lines().next()?.split_whitespace().find_map(|word| word.parse().ok())
+}
+
+impl FromStr for Version {
+    type Err = ();
+
+    /// `1.3.6`, `v1.3.6`, `1.3.6+ds1`, `1.4.0-rc.2`, `1.1.5~rc1`.
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let text = text.trim_start_matches('v');
+        let end = text
+            .find(|character: char| !character.is_ascii_digit() && character != '.')
+            .unwrap_or(text.len());
+        let (numbers, rest) = text.split_at(end);
+        let mut numbers = numbers.split('.').map(str::parse::<u32>);
+        let mut next = || numbers.next().and_then(Result::ok).ok_or(());
+        let (major, minor, patch) = (next()?, next()?, next()?);
+        // After `+` or nothing it is a release; after `-` or `~` a candidate or a build of one.
+        let released = rest.is_empty() || rest.starts_with('+');
+        if numbers.next().is_some() { Err(()) } else { Ok(Self { major, minor, patch, released }) }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let candidate = if self.released { "" } else { " (not a release)" };
+        write!(formatter, "{}.{}.{}{candidate}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::panic)]
+
+    use super::*;
+    use crate::Runtime;
+
+    fn check(printed: &str, accepted: &[&str]) -> Result<Checked, VersionError> {
+        let accepted: Vec<String> = accepted.iter().map(ToString::to_string).collect();
+        crate::runc::Runc.version_floor().check(printed, &accepted)
+    }
+
+    fn open(printed: &str) -> Vec<&'static str> {
+        match check(printed, &[]) {
+            Ok(_) => Vec::new(),
+            Err(VersionError::BelowFloor { holes, .. }) => {
+                holes.iter().map(|hole| hole.name).collect()
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+
+    #[test]
+    fn releases_with_every_fix_pass() {
+        for version in ["1.3.6", "1.3.6+ds1", "1.3.7", "1.4.3", "1.5.0", "2.0.0", "v1.4.10"] {
+            assert!(open(&format!("runc version {version}\ncommit: x")).is_empty(), "{version}");
+        }
+    }
+
+    #[test]
+    fn known_holes_are_named() {
+        let debian = open("runc version 1.1.5+ds1\ncommit: 1.1.5+ds1-1+deb12u1\nspec: 1.0.2-dev");
+        assert_eq!(debian.len(), 6);
+        assert_eq!(open("runc version 1.3.5"), ["CVE-2026-41579"]);
+        assert_eq!(open("runc version 1.4.0"), ["CVE-2026-41579"]);
+        assert_eq!(open("runc version 1.2.99"), ["CVE-2026-41579"]);
+        assert_eq!(open("runc version 1.3.6-rc.1"), ["CVE-2026-41579"]);
+        assert!(open("runc version 1.0.3").contains(&"CVE-2024-21626"));
+    }
+
+    #[test]
+    fn an_override_names_every_hole() {
+        let all = ["CVE-2024-21626", "CVE-2024-45310", "CVE-2025-31133", "CVE-2025-52565"];
+        assert!(check("runc version 1.1.5", &all).is_err());
+        let found = check("runc version 1.3.5", &["CVE-2026-41579"]).unwrap();
+        assert_eq!(found.accepted.len(), 1);
+        assert!(check("runc version 1.3.6", &["CVE-2026-41579"]).unwrap().accepted.is_empty());
+        assert!(matches!(
+            check("runc version 1.3.6", &["CVE-2026-4157"]),
+            Err(VersionError::UnknownName { .. })
+        ));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for text in [
+            "",
+            "runc",
+            "runc version",
+            "runc version 1.3",
+            "runc version unknown\n1.3.6",
+            "1.2.3.4",
+        ] {
+            assert!(matches!(check(text, &[]), Err(VersionError::Unreadable { .. })), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_error_says_what_is_open() {
+        assert_eq!(
+            check("runc version 1.3.5+ds1", &[]).unwrap_err().to_string(),
+            "runc 1.3.5 has known ways out: CVE-2026-41579 (an image's `/dev` link gives limited writes on the host)"
+        );
+    }
+}

@@ -1,0 +1,71 @@
+"""One launcher and one hub for the whole run; each test has users of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub import Hub
+from place import leave_the_hosts_network, refuse_or_go_on
+
+from launcher import Launcher
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if not session.config.option.collectonly:
+        refuse_or_go_on()
+        leave_the_hosts_network()
+
+
+@pytest.fixture(scope="session")
+def launcher() -> Iterator[Launcher]:
+    directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
+    directory.chmod(0o711)
+    launcher = Launcher(f"hub{os.getpid()}", directory)
+    launcher.start()
+    try:
+        launcher.import_image()
+        yield launcher
+    finally:
+        launcher.clean()
+
+
+@pytest.fixture(scope="session")
+def hub(launcher: Launcher) -> Iterator[Hub]:
+    directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
+    hub = Hub(launcher, directory)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        hub.clean()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Shows both logs under a test that failed."""
+    outcome = yield
+    report = outcome.get_result()  # type: ignore[attr-defined]
+    if report.failed:
+        for name in ("launcher", "hub"):
+            value = getattr(item, "funcargs", {}).get(name)
+            if value is not None and value.log.exists():
+                report.sections.append((f"{name}'s log", value.log.read_text(errors="replace")[-8000:]))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A test that stopped its servers leaves no process in any sandbox."""
+    yield
+    if "launcher" in request.fixturenames:
+        launcher: Launcher = request.getfixturevalue("launcher")
+        left = launcher.servers()
+        if left:
+            # Or every test after this one would fail as well.
+            launcher.run("stop", "--all")
+        assert left == [], f"processes are left in sandboxes: {left}"

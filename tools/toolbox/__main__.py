@@ -1,0 +1,51 @@
+"""Gets the project's tools into target/tools; see `tools/get --help`.
+
+It must never change a package the host already has, nor its package sources.
+"""
+
+import argparse
+import sys
+
+import debian
+import node
+import python
+from common import TOOLS, ToolError, locked, record_versions, say
+
+PARTS = {
+    "packages": debian.get_build_packages,
+    "containerd": debian.get_containerd,
+    "runc": debian.get_runc,
+    "python": python.get_python,
+    "proxy": node.get_proxy,
+    "containerd-1.7": debian.get_containerd_1_7,
+    "lint": debian.get_lint_packages,
+}
+DEFAULT = ["packages", "containerd", "runc", "python", "proxy"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="tools/get", description=f"Gets tools into {TOOLS}.")
+    parser.add_argument(
+        "parts",
+        nargs="*",
+        metavar="PART",
+        help=f"{', '.join(PARTS)} (default: {', '.join(DEFAULT)})",
+    )
+    parts = parser.parse_args().parts or DEFAULT
+    if unknown := [part for part in parts if part not in PARTS]:
+        parser.error(f"unknown part {unknown[0]}; known are {', '.join(PARTS)}")
+    try:
+        with locked():
+            for number, part in enumerate(parts, 1):
+                versions = PARTS[part](f"[{number}/{len(parts)}] ")
+                for name, version in versions.items():
+                    say(f"  {name} {version}")
+                record_versions(versions)
+    except ToolError as error:
+        say(f"error: {error}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
