@@ -45,7 +45,15 @@ def prepare() -> None:
     ]
     for number, (title, command) in enumerate(steps, 1):
         say(f"step {number} of {len(steps)}: {title}")
-        if subprocess.run([command]).returncode != 0:
+        # A session of its own, so that an end of the demo reaches all of it.
+        step = subprocess.Popen([command], stdin=subprocess.DEVNULL, start_new_session=True)
+        try:
+            code = step.wait()
+        except KeyboardInterrupt:
+            os.killpg(step.pid, signal.SIGTERM)
+            step.wait()
+            raise
+        if code != 0:
             raise DemoError(f"failed at {title}")
 
 
@@ -92,9 +100,9 @@ def import_image() -> None:
         say("the single-user image is imported already")
         return
     say("importing the single-user image, half a minute")
-    done = launcher("image", "import", place.ARCHIVE, place.REFERENCE)
-    if done.returncode != 0:
-        raise DemoError(f"failed to import the image: {done.stderr.strip()}")
+    command = [place.LAUNCHER, "--config", place.CONFIG, "image", "import", place.ARCHIVE, place.REFERENCE]
+    if subprocess.run(command).returncode != 0:
+        raise DemoError("failed to import the image")
 
 
 def stop_servers() -> None:
@@ -220,7 +228,7 @@ def run_checked(port: int) -> bool:
 def clean() -> None:
     if place.SOCKET.exists() and place.CONFIG.exists() and launcher_answers():
         raise DemoError("failed to clean: a demo is running")
-    shutil.rmtree(place.STATE, ignore_errors=True)
+    place.remove_tree(place.STATE)
     place.remove_directories()
     place.remove_user()
     say(f"removed {place.STATE}")

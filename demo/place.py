@@ -62,7 +62,7 @@ def remove_user() -> None:
 
 def make_directories() -> None:
     """Fresh directories for one run; the configuration belongs to root."""
-    shutil.rmtree(HUB, ignore_errors=True)
+    remove_tree(HUB)
     HUB.mkdir(mode=0o755)
     HUB_TOOLS.mkdir()
     hub_state = HUB / "state"
@@ -74,7 +74,17 @@ def make_directories() -> None:
 
 
 def remove_directories() -> None:
-    shutil.rmtree(HUB, ignore_errors=True)
+    for directory in (HUB, RUN):
+        remove_tree(directory)
+
+
+def remove_tree(directory: Path) -> None:
+    """Removes a directory, but never through a mount: a home may lie behind it."""
+    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+    if below := [mount for mount in mounts if f"{mount}/".startswith(f"{directory}/")]:
+        print(f"failed to remove {directory}: {below[0]} is still mounted", flush=True)
+        return
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def configuration() -> str:

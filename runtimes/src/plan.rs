@@ -362,7 +362,8 @@ pub(crate) mod tests {
 
     #[test]
     fn each_field_is_checked() {
-        let change: [(&str, fn(&mut Plan)); 20] = [
+        type Change = fn(&mut Plan);
+        let changes: [(&str, Change); 20] = [
             ("hostname", |plan| plan.hostname = "a b".into()),
             ("long hostname", |plan| plan.hostname = "a".repeat(64)),
             ("relative rootfs", |plan| plan.rootfs = "rootfs".into()),
@@ -386,7 +387,7 @@ pub(crate) mod tests {
             ("no memory", |plan| plan.limits.memory_bytes = 0),
             ("endless memory", |plan| plan.limits.memory_bytes = u64::MAX),
         ];
-        for (what, change) in change {
+        for (what, change) in changes {
             let mut plan = example();
             change(&mut plan);
             assert!(plan.validate().is_err(), "{what}");

@@ -153,7 +153,8 @@ class Hub:
         )
 
     def add_user(self, user: str) -> Answer:
-        return self.api("POST", f"/users/{quote(user, safe='')}")
+        """In the body, not in the path: the name may be anything."""
+        return self.api("POST", "/users", {"usernames": [user]})
 
     def spawn(self, user: str, server: str = "", options: Any = None) -> Answer:
         """Asks for a server; 201 if it is up at once, 202 if it is on its way."""

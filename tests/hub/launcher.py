@@ -140,7 +140,7 @@ class Launcher:
             self._process = None
 
     def import_image(self) -> None:
-        done = self.run("image", "import", str(IMAGE), "--reference", REFERENCE, timeout=600)
+        done = self.run("image", "import", str(IMAGE), REFERENCE, timeout=600)
         assert done.returncode == 0, done.stderr
 
     def servers(self) -> list[int]:

@@ -25,8 +25,8 @@ use crate::host::{HostError, namespaces};
 const INSIDE: &str = "eth0";
 
 /// IPv6 is not offered: without an address and without a neighbour to find.
-const SANDBOX_SETTINGS: [&str; 2] =
-    ["ipv6/conf/all/disable_ipv6", "ipv6/conf/default/disable_ipv6"];
+/// Written before there is a link; the kernel takes it over as the default of all to come.
+const DISABLE_IPV6: &str = "ipv6/conf/all/disable_ipv6";
 
 /// Opens the sandbox's namespace; refuses the host's own and the router's.
 pub fn open_namespace(attachment: &Attachment, router: &OwnedFd) -> Result<OwnedFd, NetworkError> {
@@ -153,13 +153,11 @@ pub async fn verify(
 fn disable_ipv6(namespace: &OwnedFd) -> Result<(), NetworkError> {
     let enter = |source| HostError::new("enter namespace", "of a sandbox", source);
     namespaces::in_network_namespace(namespace, || {
-        SANDBOX_SETTINGS.iter().try_for_each(|name| {
-            // A kernel without IPv6 has nothing to switch off.
-            match namespaces::read_network_setting(name)? {
-                Some(_) => namespaces::write_network_setting(name, "1"),
-                None => Ok(()),
-            }
-        })
+        // A kernel without IPv6 has nothing to switch off.
+        match namespaces::read_network_setting(DISABLE_IPV6)? {
+            Some(_) => namespaces::write_network_setting(DISABLE_IPV6, "1"),
+            None => Ok(()),
+        }
     })
     .map_err(enter)??;
     Ok(())

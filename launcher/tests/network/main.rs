@@ -10,4 +10,3 @@ mod playground;
 mod probe;
 mod spoofing;
 mod walls;
-mod timing;

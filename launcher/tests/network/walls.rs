@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use adrastea::network::Gate;
+use adrastea::{host::namespaces, network::Gate};
 
 use crate::{
     playground::{
@@ -184,6 +184,13 @@ fn there_is_no_ipv6() {
                 std::process::Command::new(words.next().unwrap()).args(words).output().unwrap()
             });
             assert!(shown.stdout.is_empty(), "{attempt}: {shown:?}");
+        }
+        for which in ["all", "default", "eth0"] {
+            let setting = format!("ipv6/conf/{which}/disable_ipv6");
+            let value = inside(Some(&alice.network_namespace), || {
+                namespaces::read_network_setting(&setting).unwrap()
+            });
+            assert!(value.is_none_or(|value| value == "1"), "{which}");
         }
         let name = format!("v{}", alice.id);
         assert!(!output(&format!("ip -n adrastea address show dev {name}")).contains("inet6"));

@@ -245,8 +245,7 @@ proptest! {
             (Value::Number(old), false) => (0..=old.as_i64().unwrap()).contains(&number),
             _ => false,
         };
-        let tightened = path.starts_with("/process/rlimits/") && lower
-            || path.starts_with("/linux/resources/") && lower
+        let tightened = lower && (path.starts_with("/process/rlimits/") || path.starts_with("/linux/resources/"))
             || path == "/process/oomScoreAdj" && number >= 500
             // A call or a device less.
             || path.starts_with("/linux/seccomp/syscalls/") && path.contains("/names/")

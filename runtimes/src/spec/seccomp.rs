@@ -346,7 +346,7 @@ mod tests {
                 prop_assert!(!allows("socket", [AF_INET, SOCK_STREAM, upper | protocol, 0, 0, 0]));
                 prop_assert!(!allows("socket", [AF_NETLINK, 3, upper | protocol, 0, 0, 0]));
             }
-            prop_assert!(!allows("futex", [0, upper | 12, 0, 0, 0, 0]));
+            prop_assert!(!allows("futex", [0, upper | 0xc, 0, 0, 0, 0]));
             prop_assert!(!allows("futex", [0, upper | 0x8c, 0, 0, 0, 0]));
         }
     }
