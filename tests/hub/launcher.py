@@ -151,12 +151,30 @@ class Launcher:
                 found += [int(line) for line in file.read_text().split()]
         return sorted(set(found))
 
+    def left_behind(self) -> list[str]:
+        """What the host still has of this instance, once the launcher has ended."""
+        mine = (str(self.directory), f"/run/{self.instance}", f"/run/netns/{self.instance}")
+        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+        found = [f"mount {line.split()[4]}" for line in mounts if line.split()[4].startswith(mine)]
+        found += [f"namespace {path}" for path in Path("/run/netns").glob(self.instance)]
+        found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"**/{self.instance}/*/")]
+        for file in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if any(place in command for place in mine):
+                found.append(f"process {file.parent.name}: {command[:120]}")
+        return found
+
     def clean(self) -> None:
         """Ends everything of this instance and removes its files."""
         if self._process is None:
             self.start()
         self.run("stop", "--all")
-        left = self.servers()
         self.end()
-        shutil.rmtree(self.directory, ignore_errors=True)
-        assert left == [], f"processes are left in sandboxes: {left}"
+        left = self.left_behind()
+        assert left == [], "\n".join(left)
+        # Only now: nothing of a user's is mounted below.
+        shutil.rmtree(self.directory)
+        shutil.rmtree(f"/run/{self.instance}", ignore_errors=True)

@@ -211,6 +211,8 @@ pub fn mount_points() -> io::Result<Vec<PathBuf>> {
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountLine {
+    /// What of the file system is mounted: `/`, or a file or directory in it.
+    pub root: String,
     pub point: PathBuf,
     pub options: Vec<String>,
     pub file_system: String,
@@ -220,8 +222,9 @@ pub fn parse_mountinfo(text: &str) -> Vec<MountLine> {
     text.lines()
         .filter_map(|line| {
             let (before, after) = line.split_once(" - ")?;
-            let mut fields = before.split(' ').skip(4);
+            let mut fields = before.split(' ').skip(3);
             Some(MountLine {
+                root: unescape(fields.next()?),
                 point: PathBuf::from(unescape(fields.next()?)),
                 options: fields.next()?.split(',').map(str::to_owned).collect(),
                 file_system: after.split(' ').next()?.to_owned(),
@@ -243,6 +246,7 @@ mod tests {
     fn mountinfo_is_read_whole() {
         let text = "36 35 98:0 /mnt1 /mnt\\040two rw,noatime master:1 - ext3 /dev/root rw,errors=continue\n";
         let expected = MountLine {
+            root: "/mnt1".into(),
             point: "/mnt two".into(),
             options: vec!["rw".into(), "noatime".into()],
             file_system: "ext3".into(),

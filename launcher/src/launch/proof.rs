@@ -35,6 +35,9 @@ pub struct Observed {
 /// The kinds of namespaces, all of which must be the sandbox's own.
 pub const NAMESPACES: [&str; 7] = ["user", "net", "pid", "mnt", "ipc", "uts", "cgroup"];
 
+/// The device nodes a sandbox has.
+const DEVICES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
+
 /// Directories whose mode runtimes got wrong before.
 pub const WORLD_WRITABLE: [&str; 2] = ["/tmp", "/dev/shm"];
 
@@ -125,9 +128,12 @@ fn mounts(seen: &Observed, broken: &mut Vec<String>) {
     }
     for mount in &seen.mounts {
         let point = mount.point.display().to_string();
-        // Single device nodes are bound from the host in a user namespace; they are no file systems.
-        let device = mount.point.parent() == Some(Path::new("/dev")) && !["/dev/pts", "/dev/shm", "/dev/mqueue"].contains(&point.as_str());
-        if device {
+        // Single device nodes are bound from the host in a user namespace: the one of that
+        // name in /dev, or /dev/null over a file that is masked. They are no file systems.
+        let device = mount.file_system == "devtmpfs" || mount.file_system == "tmpfs";
+        let node = DEVICES.iter().any(|name| mount.root == format!("/{name}") && point == format!("/dev/{name}"));
+        let mask = mount.root == "/null" && ["/proc", "/sys"].iter().any(|base| mount.point.starts_with(base));
+        if device && (node || mask) {
             continue;
         }
         let below = ["/proc", "/sys", "/dev", "/tmp", "/run"].iter().any(|base| mount.point.starts_with(base));
@@ -198,7 +204,7 @@ mod tests {
     }
 
     fn line(point: &str, options: &str) -> MountLine {
-        MountLine { point: point.into(), options: options.split(',').map(str::to_owned).collect(), file_system: "x".into() }
+        MountLine { root: "/".into(), point: point.into(), options: options.split(',').map(str::to_owned).collect(), file_system: "x".into() }
     }
 
     fn standing() -> Observed {
@@ -223,7 +229,8 @@ mod tests {
                 line("/proc", "rw,nosuid,nodev,noexec"),
                 line("/dev", "rw,nosuid,noexec"),
                 line("/dev/pts", "rw,nosuid,noexec"),
-                line("/dev/null", "rw"),
+                MountLine { root: "/null".into(), file_system: "devtmpfs".into(), ..line("/dev/null", "rw") },
+                MountLine { root: "/null".into(), file_system: "devtmpfs".into(), ..line("/proc/kcore", "rw") },
                 line("/dev/shm", "rw,nosuid,nodev,noexec"),
                 line("/tmp", "rw,nosuid,nodev"),
                 line("/run", "rw,nosuid,nodev"),
@@ -246,7 +253,7 @@ mod tests {
     #[test]
     fn each_broken_wall_is_named() {
         type Break = fn(&mut Observed);
-        let cases: [(&str, Break); 22] = [
+        let cases: [(&str, Break); 24] = [
             ("uid map", |seen| seen.uid_map = "0 0 4294967295\n".into()),
             ("gid map", |seen| seen.gid_map.clear()),
             ("identity", |seen| seen.status.uids = vec![0; 4]),
@@ -260,7 +267,9 @@ mod tests {
             ("mounts", |seen| seen.mounts[0] = line("/", "rw,nosuid,nodev")),
             ("mounts", |seen| seen.mounts[0] = line("/", "ro,nodev")),
             ("mounts", |seen| seen.mounts.push(line("/host", "ro,nosuid,nodev"))),
-            ("mounts", |seen| seen.mounts[6] = line("/tmp", "rw,nodev")),
+            ("mounts", |seen| seen.mounts[4].root = "/sda".into()),
+            ("mounts", |seen| seen.mounts.push(MountLine { root: "/mem".into(), file_system: "devtmpfs".into(), ..line("/dev/mem", "rw") })),
+            ("mounts", |seen| seen.mounts[7] = line("/tmp", "rw,nodev")),
             ("mounts", |seen| seen.mounts.retain(|mount| mount.point != Path::new("/sys"))),
             ("modes", |seen| drop(seen.modes.insert("/tmp", 0o755))),
             ("modes", |seen| seen.modes.clear()),
