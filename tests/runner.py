@@ -1,0 +1,290 @@
+"""Runs the test suites side by side and sums them up: `make test`.
+
+Gets what it needs itself. Must never count a test that did not run as passed:
+a suite that ends without its closing line has failed.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGET = ROOT / "target"
+REPORT = TARGET / "test-report"
+STATIC = TARGET / "x86_64-unknown-linux-gnu/release"
+VENV = TARGET / "tools/venv-6.1/bin"
+LINE = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
+CLOSING = re.compile(r"^test result: ", re.MULTILINE)
+
+
+@dataclass
+class Suite:
+    """What a suite came to."""
+
+    name: str
+    passed: int = 0
+    failed: list[str] = field(default_factory=list)
+    ignored: list[tuple[str, str]] = field(default_factory=list)
+    seconds: float = 0
+
+    def add(self, output: str, code: int, what: str) -> None:
+        """Reads the lines that Rust's test harnesses print."""
+        failures = 0
+        for line in output.splitlines():
+            if not (found := LINE.match(line)):
+                continue
+            name = f"{what}::{found['name']}"
+            if found["result"] == "ok":
+                self.passed += 1
+            elif found["result"] == "ignored":
+                # libtest-mimic has no reasons of its own: they stand in the name's brackets.
+                bracket = re.match(r"\[ignored: (.*?)\] *(.*)", found["name"])
+                reason = found["reason"] or (bracket[1] if bracket else "") or "no reason given"
+                self.ignored.append((name, reason))
+            else:
+                failures += 1
+                self.failed.append(name)
+        if not CLOSING.search(output) or (code != 0 and failures == 0):
+            self.failed.append(f"{what} (ended with code {code}, without saying why)")
+
+
+def run(command: list[object], log: Path, folder: Path = ROOT, **environment: str) -> tuple[int, str]:
+    """Runs a command with its output in a log file; returns code and output."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as sink:
+        start = sink.tell()
+        code = subprocess.run(
+            [str(word) for word in command],
+            cwd=folder,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            check=False,
+        ).returncode
+    with log.open("rb") as source:
+        source.seek(start)
+        return code, source.read().decode(errors="replace")
+
+
+def must(title: str, command: list[object], **environment: str) -> float:
+    """A step without which nothing can run."""
+    print(f"… {title}", flush=True)
+    since = time.monotonic()
+    log = REPORT / "logs" / f"{title.replace(' ', '-')}.log"
+    code, output = run(command, log, **environment)
+    if code != 0:
+        print("\n".join(output.splitlines()[-60:]))
+        sys.exit(f"failed at: {title} (the whole log: {log.relative_to(ROOT)})")
+    print(f"✓ {title}: {time.monotonic() - since:.0f} s", flush=True)
+    return time.monotonic() - since
+
+
+@dataclass
+class Binary:
+    """One executable that Cargo built from tests."""
+
+    package: str
+    target: str
+    kind: str
+    path: str
+    folder: Path
+
+
+def build() -> list[Binary]:
+    """Builds everything once, and finds the test executables."""
+    cargo = ["cargo", "build", "--release"]
+    must("build launcher and init", [ROOT / "tools/build"])
+    must(
+        "build failpoints",
+        [*cargo, "-p", "adrastea", "--features", "failpoints", "--bin", "adrastea-failpoints"],
+    )
+    static = ["-p", "adrastea-probe", "-p", "adrastea-tests", "--bins", "--target", STATIC.parent.name]
+    must("build probes", [*cargo, *static], RUSTFLAGS="-C target-feature=+crt-static")
+    title = "build tests"
+    must(
+        title,
+        ["cargo", "test", "--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"],
+    )
+    found = []
+    for line in (REPORT / "logs" / f"{title.replace(' ', '-')}.log").read_text().splitlines():
+        if not line.startswith("{"):
+            continue
+        message = json.loads(line)
+        if (
+            message.get("reason") == "compiler-artifact"
+            and message["profile"]["test"]
+            and message["executable"]
+        ):
+            target = message["target"]
+            folder = Path(message["manifest_path"]).parent
+            found.append(
+                Binary(folder.name, target["name"], target["kind"][0], message["executable"], folder)
+            )
+    return found
+
+
+def rust(suite: Suite, binaries: list[Binary], **environment: str) -> None:
+    for binary in binaries:
+        what = f"{binary.package}/{binary.target}"
+        log = REPORT / "logs" / f"{suite.name}.log"
+        code, output = run([binary.path], log, binary.folder, **environment)
+        suite.add(output, code, what)
+
+
+def python(suite: Suite, folder: Path) -> None:
+    results = REPORT / f"{suite.name}.xml"
+    results.unlink(missing_ok=True)
+    log = REPORT / "logs" / f"{suite.name}.log"
+    code, _ = run([VENV / "python", "-m", "pytest", "-q", f"--junit-xml={results}", "."], log, folder)
+    if not results.exists():
+        suite.failed.append(f"{suite.name} (pytest ended with code {code}, without a result)")
+        return
+    for case in ElementTree.parse(results).iter("testcase"):
+        name = f"{suite.name}::{case.get('name')}"
+        skipped = case.find("skipped")
+        if skipped is not None:
+            suite.ignored.append((name, skipped.get("message") or "no reason given"))
+        elif case.find("failure") is not None or case.find("error") is not None:
+            suite.failed.append(name)
+        else:
+            suite.passed += 1
+    if code != 0 and not suite.failed:
+        suite.failed.append(f"{suite.name} (pytest ended with code {code})")
+
+
+def single(suite: Suite, command: list[object]) -> None:
+    """A command that is one test."""
+    code, _ = run(command, REPORT / "logs" / f"{suite.name}.log")
+    if code == 0:
+        suite.passed += 1
+    else:
+        suite.failed.append(f"{suite.name} (ended with code {code})")
+
+
+def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None]]]]:
+    """What runs side by side, and in each lane one after the other."""
+
+    def targets(*names: str) -> list[Binary]:
+        return [binary for binary in binaries if binary.kind == "test" and binary.target in names]
+
+    whole = {"network", "containerd", "functional", "system", "isolation"}
+    unit = [binary for binary in binaries if binary.target not in whole]
+    containerd = {
+        "ADRASTEA_TOOLS": str(TARGET / "tools"),
+        "ADRASTEA_CONTAINERD_1_7": str(TARGET / "tools/containerd-1.7"),
+    }
+    return [
+        [
+            ("lint", lambda suite: single(suite, [ROOT / "tools/lint"])),
+            ("unit", lambda suite: rust(suite, unit)),
+            ("functional", lambda suite: rust(suite, targets("functional"))),
+            ("shim", lambda suite: python(suite, ROOT / "python-shim")),
+            ("network", lambda suite: rust(suite, targets("network"))),
+            ("hub", lambda suite: python(suite, ROOT / "tests/hub")),
+        ],
+        [
+            ("containerd", lambda suite: rust(suite, targets("containerd"), **containerd)),
+            ("system", lambda suite: rust(suite, targets("system"))),
+            ("isolation", lambda suite: rust(suite, targets("isolation"))),
+        ],
+        # Compares the whole machine before and after, so it runs when nothing else does.
+        [("demo", lambda suite: single(suite, ["make", "demo", "CHECK=1"]))],
+    ]
+
+
+def run_lane(lane: list[tuple[str, Callable[[Suite], None]]], wanted: set[str], done: list[Suite]) -> None:
+    for name, work in lane:
+        if wanted and name not in wanted:
+            continue
+        suite = Suite(name)
+        since = time.monotonic()
+        try:
+            work(suite)
+        except Exception as error:  # a broken suite must show as failed, not end the others
+            suite.failed.append(f"{name} ({type(error).__name__}: {error})")
+        suite.seconds = time.monotonic() - since
+        if suite.passed == 0 and not suite.failed:
+            suite.failed.append(f"{name} (no test ran)")
+        mark = "✗" if suite.failed else "✓"
+        print(
+            f"{mark} {name}: {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored, {suite.seconds / 60:.1f} min",
+            flush=True,
+        )
+        done.append(suite)
+
+
+def excerpt(suite: Suite) -> None:
+    """The end of a failed suite's log, so that the reason is on the page."""
+    log = REPORT / "logs" / f"{suite.name}.log"
+    if log.exists():
+        print(f"\n--- {suite.name}: the end of {log.relative_to(ROOT)}")
+        print("\n".join(log.read_text(errors="replace").splitlines()[-120:]))
+
+
+def main() -> int:
+    if os.geteuid() != 0:
+        sys.exit(
+            "the tests must be run by root: they make namespaces, mounts and control groups (nothing is skipped for want of it)"
+        )
+    wanted = set(sys.argv[1:])
+    REPORT.mkdir(parents=True, exist_ok=True)
+    for log in (REPORT / "logs").glob("*.log"):
+        log.unlink()
+    since = time.monotonic()
+    must(
+        "get tools",
+        [ROOT / "tools/get", "packages", "containerd", "runc", "python", "proxy", "containerd-1.7", "lint"],
+    )
+    # The image is made of downloads, the build of compilation: side by side they cost the longer of the two.
+    image = threading.Thread(target=must, args=("build image", [ROOT / "images/singleuser/build"]))
+    image.start()
+    binaries = build()
+    image.join()
+    if not (TARGET / "tools/singleuser.digest").exists():
+        return 1
+    first, second, last = lanes(binaries)
+    done: list[Suite] = []
+    beside = threading.Thread(target=run_lane, args=(second, wanted, done))
+    beside.start()
+    run_lane(first, wanted, done)
+    beside.join()
+    run_lane(last, wanted, done)
+
+    for suite in done:
+        if suite.failed:
+            excerpt(suite)
+    ignored = [(name, reason) for suite in done for name, reason in suite.ignored]
+    failed = [name for suite in done for name in suite.failed]
+    passed = sum(suite.passed for suite in done)
+    print("\nminutes per suite")
+    for suite in done:
+        print(
+            f"  {suite.name:<12} {suite.seconds / 60:6.1f}   {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored"
+        )
+    print(f"  {'all':<12} {(time.monotonic() - since) / 60:6.1f}   with getting tools and building")
+    for name, reason in ignored:
+        print(f"ignored: {name}: {reason}")
+    for name in failed:
+        print(f"FAILED: {name}")
+    summary = {
+        "passed": passed,
+        "failed": len(failed),
+        "ignored": [{"name": name, "reason": reason} for name, reason in ignored],
+        "minutes": {suite.name: round(suite.seconds / 60, 2) for suite in done},
+    }
+    (REPORT / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
+    print(f"\n{passed} passed, {len(failed)} failed, {len(ignored)} skipped")
+    return 1 if failed or passed == 0 else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
