@@ -26,6 +26,7 @@ pub struct Node {
     config: Arc<Config>,
     layout: Layout,
     network: Arc<Network>,
+    ground: Arc<NodeGround>,
     cgroups: Hierarchy,
     managed: Option<ManagedSettings>,
 }
@@ -112,15 +113,17 @@ impl Node {
         let ground = Arc::new(NodeGround {
             layout: layout.clone(),
             network: Arc::clone(&network),
+            attached: tokio::sync::Mutex::new(live.into_iter().map(|live| (live.attachment.id.clone(), live)).collect()),
+            skeletons: std::sync::Mutex::default(),
             homes,
             home_root,
             init: config.init_binary(),
             cgroups: cgroups.clone(),
         });
-        let launcher = Launcher::new(Parts { config: Arc::clone(&config), layout: layout.clone(), store, engine, ground, runtimes, pools, address });
+        let launcher = Launcher::new(Parts { config: Arc::clone(&config), layout: layout.clone(), store, engine, ground: Arc::<NodeGround>::clone(&ground), runtimes, pools, address });
         let done = launcher.reconcile().await.map_err(|failure| anyhow!("{}", failure.message))?;
         tracing::info!(?done, "took over what was there");
-        Ok(Self { launcher, config, layout, network, cgroups, managed })
+        Ok(Self { launcher, config, layout, network, ground, cgroups, managed })
     }
 
     /// Keeps the node in order until dropped: the managed engine runs, and what
@@ -138,6 +141,11 @@ impl Node {
                     Ok(_) => {}
                     Err(error) => tracing::error!(error = chain(&error), "containerd is gone and cannot be started"),
                 }
+            }
+            match self.ground.repair_network().await {
+                Ok(false) => {}
+                Ok(true) => tracing::warn!("somebody changed the instance's firewall tables; they have been put back"),
+                Err(error) => tracing::error!(error = chain(&error), "the instance's firewall tables are damaged and cannot be put back"),
             }
             if round == 0 {
                 if let Err(failure) = self.launcher.sweep().await {
@@ -159,8 +167,7 @@ impl Node {
         if let Err(errors) = self.network.remove_all().await {
             problems.extend(errors.iter().map(|error| chain(error)));
         }
-        drop(self.launcher);
-        drop(self.network);
+        drop((self.launcher, self.ground, self.network));
         let router = crate::host::namespaces::unpin(&std::path::Path::new("/run/netns").join(&self.config.instance));
         problems.extend(router.err().map(|error| chain(&error)));
         if let Some(settings) = &self.managed {

@@ -71,7 +71,8 @@ fn listen(socket: &Path, group: u32) -> anyhow::Result<UnixListener> {
         }
     }
     let listener = UnixListener::bind(&unfinished).with_context(|| format!("failed to bind `{}`", unfinished.display()))?;
-    directories::set_owner_and_mode(&unfinished, 0, group, 0o660)?;
+    // Whoever serves owns it: root.
+    directories::set_owner_and_mode(&unfinished, nix::unistd::geteuid().as_raw(), group, 0o660)?;
     std::fs::rename(&unfinished, socket).with_context(|| format!("failed to name the socket `{}`", socket.display()))?;
     Ok(listener)
 }

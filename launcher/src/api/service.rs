@@ -172,8 +172,12 @@ impl launcher_server::Launcher for LauncherService {
             }
             let mut tap = request.follow.then(|| entry.log.follow().ok()).flatten();
             let kept = match &mut tap {
-                Some((kept, _)) if request.tail_bytes == 0 => std::mem::take(kept),
-                _ => entry.log.tail_bytes(request.tail_bytes),
+                // From the moment the following began: nothing twice, nothing missing.
+                Some((kept, _)) => {
+                    let wanted = if request.tail_bytes == 0 { kept.len() } else { usize::try_from(request.tail_bytes).unwrap_or(usize::MAX) };
+                    kept.split_off(kept.len().saturating_sub(wanted))
+                }
+                None => entry.log.tail_bytes(request.tail_bytes),
             };
             for piece in kept.chunks(64 << 10) {
                 if sender.send(chunk(piece.to_vec())).await.is_err() {

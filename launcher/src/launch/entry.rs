@@ -10,7 +10,7 @@ use adrastea_proto::v1::{self, Phase};
 use adrastea_runtimes::engine::ExitStatus;
 use tokio::sync::{broadcast, watch};
 
-use super::{failure::Failure, log::Log, sandbox::Sandbox};
+use super::{exit, failure::Failure, log::Log, sandbox::Sandbox};
 use crate::store::ExitRecord;
 
 /// Why somebody wants a sandbox to end.
@@ -57,11 +57,17 @@ impl Entry {
     pub fn new(sandbox: Sandbox, port: u16, phase: Phase, feed: broadcast::Sender<v1::Sandbox>) -> Self {
         let log = Log::new(sandbox.log.clone(), sandbox.record.facts.log_bytes);
         let exit = sandbox.record.exit.clone();
+        // Whoever repeats the request of a sandbox that was found gets an answer too.
+        let news = match (phase, &exit) {
+            (Phase::Ready, _) => vec![StartNews::Ready],
+            (Phase::Gone, Some(exit)) => vec![StartNews::Failed(exit::as_failure(exit))],
+            _ => Vec::new(),
+        };
         Self {
             sandbox,
             log,
             port,
-            state: Mutex::new(State { phase, exit, ..State::default() }),
+            state: Mutex::new(State { phase, exit, news, ..State::default() }),
             changes: watch::Sender::new(0),
             stop_wish: watch::Sender::new(None),
             ended: watch::Sender::new(None),
@@ -119,8 +125,15 @@ impl Entry {
         });
     }
 
-    pub fn failed(&self, failure: Failure) {
-        self.change(|state| state.news.push(StartNews::Failed(failure)));
+    /// The start has failed and nothing is left: both at once, so that nobody who
+    /// hears of the failure finds the sandbox still there.
+    pub fn failed(&self, failure: Failure, exit: ExitRecord) {
+        self.log.close();
+        self.change(|state| {
+            state.news.push(StartNews::Failed(failure));
+            state.phase = Phase::Gone;
+            state.exit = Some(exit);
+        });
     }
 
     pub fn stopping(&self) {
@@ -128,6 +141,7 @@ impl Entry {
     }
 
     pub fn gone(&self, exit: ExitRecord) {
+        self.log.close();
         self.change(|state| {
             state.phase = Phase::Gone;
             state.exit = Some(exit);

@@ -1,6 +1,6 @@
 //! How a sandbox ended, in numbers and in words. Pure.
 
-use adrastea_proto::v1::ExitCause;
+use adrastea_proto::v1::{ExitCause, FailureReason};
 use adrastea_runtimes::engine::ExitStatus;
 
 use super::{entry::StopWish, failure::Failure};
@@ -37,6 +37,16 @@ pub fn of_failure(failure: &Failure) -> ExitRecord {
         message: failure.message.clone(),
         log_tail: failure.log_tail.clone(),
     }
+}
+
+/// What a start is told whose sandbox has ended before anybody asked again.
+pub fn as_failure(exit: &ExitRecord) -> Failure {
+    let reason = match ExitCause::try_from(exit.cause) {
+        Ok(ExitCause::Stopped) => FailureReason::Cancelled,
+        Ok(ExitCause::FailedStart) => FailureReason::Internal,
+        _ => FailureReason::ServerExited,
+    };
+    Failure { log_tail: exit.log_tail.clone(), ..Failure::new(reason, exit.message.clone(), "start the server again") }
 }
 
 fn signal_name(signal: i32) -> String {

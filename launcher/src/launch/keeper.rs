@@ -50,10 +50,10 @@ pub async fn keep(launcher: Arc<Launcher>, entry: Arc<Entry>, origin: Origin) {
                 failure.log_tail = entry.log.tail(TAIL_BYTES);
             }
             tracing::warn!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, reason = failure.reason.as_str_name(), message = failure.message, "start failed");
-            let exit = exit::of_failure(&failure);
-            tear_down(&launcher, &entry, exit.clone()).await;
-            entry.failed(failure);
-            entry.gone(exit);
+            let exit = tear_down(&launcher, &entry, exit::of_failure(&failure)).await;
+            // The last lines arrive after the end.
+            failure.log_tail.clone_from(&exit.log_tail);
+            entry.failed(failure, exit);
             return;
         }
     };
@@ -142,11 +142,13 @@ async fn tear_down(launcher: &Arc<Launcher>, entry: &Arc<Entry>, mut exit: ExitR
                 let deleted = launcher.engine.delete(id).await.map_err(Failure::from);
                 // The engine has copied all output by now.
                 launcher.finish_log(id).await;
-                exit.log_tail = entry.log.tail(TAIL_BYTES);
-                match deleted {
-                    Ok(()) => launcher.ground.unmake(step, sandbox).await,
-                    Err(failure) => Err(failure),
+                let tail = entry.log.tail(TAIL_BYTES);
+                if !tail.is_empty() {
+                    exit.log_tail = tail;
                 }
+                // The kernel kills what the engine could not: no server outlives its end.
+                let unmade = launcher.ground.unmake(step, sandbox).await;
+                deleted.and(unmade)
             }
             _ => launcher.ground.unmake(step, sandbox).await,
         };
@@ -167,5 +169,5 @@ async fn tear_down(launcher: &Arc<Launcher>, entry: &Arc<Entry>, mut exit: ExitR
 /// Removes what an earlier life of the launcher left of a sandbox that nobody keeps.
 pub async fn remove_leftover(launcher: &Arc<Launcher>, entry: &Arc<Entry>, exit: ExitRecord) {
     let exit = tear_down(launcher, entry, exit).await;
-    entry.gone(exit);
+    entry.failed(exit::as_failure(&exit), exit);
 }

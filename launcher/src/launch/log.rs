@@ -38,6 +38,8 @@ struct Inner {
     end: u64,
     /// Those who follow.
     taps: Vec<mpsc::Sender<Vec<u8>>>,
+    /// Nothing comes any more.
+    closed: bool,
 }
 
 impl Log {
@@ -46,7 +48,7 @@ impl Log {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let older = length(&Self::older_path(&path));
         let end = older + length(&path);
-        let inner = Inner { current: None, older: 0, newer: older, end, taps: Vec::new() };
+        let inner = Inner { current: None, older: 0, newer: older, end, taps: Vec::new(), closed: false };
         Self { path, half: (capacity / 2).max(4096), inner: Mutex::new(inner) }
     }
 
@@ -78,13 +80,17 @@ impl Log {
     pub fn follow(&self) -> io::Result<(Vec<u8>, mpsc::Receiver<Vec<u8>>)> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (tap, receiver) = mpsc::channel(64);
-        inner.taps.push(tap);
+        if !inner.closed {
+            inner.taps.push(tap);
+        }
         Ok((self.read(&inner, 0)?, receiver))
     }
 
     /// Ends following: nothing comes any more.
     pub fn close(&self) {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner).taps.clear();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.closed = true;
+        inner.taps.clear();
     }
 
     /// Hands a piece to those who follow; slow ones are dropped.

@@ -184,6 +184,8 @@ impl Launcher {
         let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, Phase::Queued, self.feed.clone()));
         forget_oldest_gone(registry);
         registry.insert(decision.key.clone(), Arc::clone(&entry));
+        // Nobody watching is fine.
+        let _ = self.feed.send(entry.describe());
         tokio::spawn(keeper::keep(Arc::clone(self), Arc::clone(&entry), Origin::New(Box::new(decision))));
         Ok(entry)
     }
@@ -281,7 +283,6 @@ impl Launcher {
         let id = entry.sandbox.id().clone();
         let task = tokio::spawn(async move {
             log::pump(receiver, &entry.log, finished).await;
-            entry.log.close();
         });
         lock(&self.pumps).insert(id, (finish, task));
     }
@@ -289,9 +290,12 @@ impl Launcher {
     /// Takes what is still in the channel, then ends the pump.
     async fn finish_log(&self, id: &SandboxId) {
         let pump = lock(&self.pumps).remove(id);
-        if let Some((finish, task)) = pump {
+        if let Some((finish, mut task)) = pump {
             finish.send_replace(true);
-            let _ = tokio::time::timeout(Duration::from_secs(2), task).await;
+            if tokio::time::timeout(Duration::from_secs(2), &mut task).await.is_err() {
+                // A follower that stalls must not have the log written anew after its removal.
+                task.abort();
+            }
         }
     }
 }

@@ -2,11 +2,11 @@
 //! control groups and homes; and the observation that the proof is made from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
-    path::PathBuf,
-    sync::Arc,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use http_body_util::Empty;
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 
 use super::{
     failure::Failure,
@@ -29,7 +29,7 @@ use crate::{
     home::HomeDriver,
     host::{Attempt as _, HostError, cgroups::Hierarchy, directories, fifo, mounts, namespaces, processes, tolerate_absence},
     image::{self, Skeleton},
-    network::{Attachment, Gate, Network, NetworkError},
+    network::{Attachment, Gate, Live, Network, NetworkError},
     store::Step,
 };
 
@@ -39,6 +39,11 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 pub struct NodeGround {
     pub layout: Layout,
     pub network: Arc<Network>,
+    /// Who is attached, and whether open: what a repair of the network puts back.
+    /// Held while a table or link changes, so that a repair never loses an element.
+    pub attached: Mutex<BTreeMap<SandboxId, Live>>,
+    /// Skeletons of this launcher's life, by home and resolver file: the init does not change meanwhile.
+    pub skeletons: std::sync::Mutex<HashMap<(PathBuf, String), PathBuf>>,
     pub homes: &'static dyn HomeDriver,
     pub home_root: PathBuf,
     pub init: PathBuf,
@@ -62,6 +67,25 @@ impl From<NetworkError> for Failure {
 }
 
 impl NodeGround {
+    async fn detach(&self, id: &SandboxId) -> Result<(), Failure> {
+        self.attached.lock().await.remove(id);
+        let detached = self.network.detach(id).await;
+        detached.map_err(|errors| errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from))
+    }
+
+    /// Puts the instance's tables back if somebody changed or removed them, with
+    /// everybody who is attached. True if there was something to do.
+    pub async fn repair_network(&self) -> Result<bool, NetworkError> {
+        if self.network.verify_tables().is_ok() {
+            return Ok(false);
+        }
+        // Nobody is attached or opened meanwhile: their elements would be lost.
+        let attached = self.attached.lock().await;
+        let live: Vec<_> = attached.values().cloned().collect();
+        self.network.install(&live).await?;
+        Ok(true)
+    }
+
     fn make_directory(sandbox: &Sandbox) -> Result<(), HostError> {
         // The runtime's process must pass through it with the sandbox's own ids.
         directories::make_root_directory(&sandbox.directory, 0o711, 0)?;
@@ -70,7 +94,18 @@ impl NodeGround {
         fifo::make(&sandbox.stdout())
     }
 
-    fn remove_directory(directory: &std::path::Path, log: &std::path::Path) -> Result<(), HostError> {
+    fn skeleton(&self, home: &Path, resolv_conf: String) -> Result<PathBuf, HostError> {
+        let key = (home.to_owned(), resolv_conf);
+        let mut skeletons = self.skeletons.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = skeletons.get(&key).filter(|path| path.is_dir()) {
+            return Ok(known.clone());
+        }
+        let made = Skeleton { home, resolv_conf: &key.1, init: &self.init }.ensure(&self.layout.skeletons())?;
+        skeletons.insert(key, made.clone());
+        Ok(made)
+    }
+
+    fn remove_directory(directory: &Path, log: &Path) -> Result<(), HostError> {
         let channel = directory.join("io");
         fifo::remove(&channel.join("stdin"))?;
         fifo::remove(&channel.join("stdout"))?;
@@ -84,8 +119,7 @@ impl NodeGround {
     fn mount_rootfs(&self, sandbox: &Sandbox, image: &EngineImage) -> Result<(), HostError> {
         let reaches_world = crate::network::rules::by_name(&sandbox.record.facts.egress).is_some_and(|egress| egress.needs_uplink());
         let resolvers: &[_] = if reaches_world { &self.network.settings().resolvers } else { &[] };
-        let skeleton = Skeleton { home: sandbox.home_inside(), resolv_conf: &image::resolv_conf(resolvers), init: &self.init }
-            .ensure(&self.layout.skeletons())?;
+        let skeleton = self.skeleton(sandbox.home_inside(), image::resolv_conf(resolvers))?;
         image::mount(&sandbox.directory, &skeleton, &image.layers, &sandbox.user_namespace()).map(|_| ())
     }
 
@@ -147,7 +181,13 @@ impl Ground for NodeGround {
                 &sandbox.uid_map().to_proc_text(),
                 &sandbox.gid_map().to_proc_text(),
             )?),
-            Step::Network => Ok(self.network.attach(&attachment(sandbox)).await?),
+            Step::Network => {
+                let attachment = attachment(sandbox);
+                let mut attached = self.attached.lock().await;
+                self.network.attach(&attachment).await?;
+                attached.insert(sandbox.id().clone(), Live { attachment, gate: Gate::Closed });
+                Ok(())
+            }
             Step::Rootfs => Ok(self.mount_rootfs(sandbox, image)?),
             Step::Container => Ok(()),
         }
@@ -160,10 +200,7 @@ impl Ground for NodeGround {
                 let undone = [namespaces::unpin(&sandbox.user_namespace()), namespaces::unpin(&sandbox.network_namespace())];
                 Ok(undone.into_iter().collect::<Result<_, _>>()?)
             }
-            Step::Network => match self.network.detach(sandbox.id()).await {
-                Ok(()) => Ok(()),
-                Err(errors) => Err(errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from)),
-            },
+            Step::Network => self.detach(sandbox.id()).await,
             Step::Rootfs => Ok(mounts::unmount_rootfs(&sandbox.directory)?),
             Step::Container => Ok(self.remove_cgroup(&sandbox.cgroup).await?),
         }
@@ -189,7 +226,11 @@ impl Ground for NodeGround {
     }
 
     async fn open_egress(&self, sandbox: &Sandbox) -> Result<(), Failure> {
-        Ok(self.network.open_egress(&attachment(sandbox))?)
+        let attachment = attachment(sandbox);
+        let mut attached = self.attached.lock().await;
+        self.network.open_egress(&attachment)?;
+        attached.insert(sandbox.id().clone(), Live { attachment, gate: Gate::Open });
+        Ok(())
     }
 
     async fn answers(&self, sandbox: &Sandbox, path: &str) -> bool {
@@ -219,8 +260,7 @@ impl Ground for NodeGround {
         let mut note = |result: Result<(), Failure>| failures.extend(result.err());
         note(self.remove_cgroup(&format!("{}/{id}", self.layout.cgroup_parent())).await.map_err(Failure::from));
         note(mounts::unmount_rootfs(&directory).map_err(Failure::from));
-        let detached = self.network.detach(id).await;
-        note(detached.map_err(|errors| errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from)));
+        note(self.detach(id).await);
         for name in ["user.ns", "network.ns"] {
             note(namespaces::unpin(&directory.join(name)).map_err(Failure::from));
         }

@@ -99,6 +99,7 @@ pub async fn prepare(launcher: &Arc<Launcher>, entry: &Arc<Entry>, decision: &De
             format!("the init ended with code {} before it waited", status.code),
             "the image's architecture may not fit, or the runtime refused; look at containerd's log",
         )),
+        _ = entry.unwanted() => return Err(Failure::cancelled()),
     }
     entry.took("init-waits", since);
     Ok(prepared)

@@ -12,6 +12,7 @@ use std::{
 
 use adrastea_proto::v1::{ExitCause, Phase};
 use adrastea_runtimes::engine::TaskState;
+use tokio::sync::broadcast;
 
 use super::{Launcher, entry::Entry, failure::{Failure, chain}, keeper, keeper::Origin, lock, sandbox::Sandbox};
 use crate::{
@@ -49,7 +50,7 @@ impl Launcher {
                     tokio::spawn(keeper::keep(Arc::clone(self), entry, Origin::Adopted));
                     done.adopted += 1;
                 }
-                (SandboxState::Gone, _) if steps.is_empty() => {
+                (SandboxState::Gone, _) if steps.is_empty() && !record.holds_leases() => {
                     self.enter(record, Phase::Gone);
                 }
                 (before, _) => {
@@ -87,7 +88,11 @@ impl Launcher {
         let records = self.store.sandboxes(self.pools.first_run_id)?;
         let known: HashSet<String> = records
             .iter()
-            .filter(|record| record.state != SandboxState::Gone || self.store.steps(&record.id).is_ok_and(|steps| !steps.is_empty()))
+            .filter(|record| {
+                record.state != SandboxState::Gone
+                    || record.holds_leases()
+                    || self.store.steps(&record.id).is_ok_and(|steps| !steps.is_empty())
+            })
             .map(|record| record.id.to_string())
             .collect();
         let mut count = 0;
@@ -113,7 +118,9 @@ impl Launcher {
                 let exit = record.exit.clone().unwrap_or_else(|| interrupted(record.state));
                 let address = (self.address)(&self.config, record.address_index);
                 let sandbox = Sandbox::new(record, address, &self.layout);
-                let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, Phase::Stopping, self.feed.clone()));
+                // A feed of its own: its end was told long ago, and a newer server of this key may run.
+                let feed = broadcast::Sender::new(1);
+                let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, Phase::Stopping, feed));
                 keeper::remove_leftover(self, &entry, exit).await;
                 count += 1;
             }

@@ -88,6 +88,13 @@ pub struct SandboxRecord {
     pub exit: Option<ExitRecord>,
 }
 
+impl SandboxRecord {
+    /// Whether its leases are not given back yet.
+    pub const fn holds_leases(&self) -> bool {
+        self.run_range_first != 0
+    }
+}
+
 /// The pools that leases come from.
 #[derive(Clone, Copy, Debug)]
 pub struct Pools {

@@ -1,0 +1,121 @@
+//! Sandboxes of the suite: the hostile program of the test image, started as any
+//! user's server or run by the administrator's command line.
+
+use std::time::{Duration, Instant};
+
+use adrastea_proto::v1;
+use adrastea_tests::{
+    Instance, Options, Ready,
+    client::{HUB, Output, request},
+    image,
+};
+use anyhow::{bail, ensure};
+
+/// The profile whose command is the hostile program; a request's arguments say what it does.
+pub const PROFILE: &str = "tenant";
+/// Memory is smaller than what `/tmp` may hold.
+pub const HEAVY: &str = "tenant-heavy";
+pub const PROCESSES: u64 = 64;
+pub const LOG_BYTES: u64 = 256 << 10;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// An instance that offers the hostile program.
+pub fn options() -> Options {
+    let profile = |name: &str, egress: &str, memory: &str, tmp: &str| {
+        format!(
+            r#"
+[profiles.{name}]
+display_name = "{name}"
+image = "small"
+runtimes = ["runc"]
+egress = "{egress}"
+command = ["{tenant}"]
+user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
+users = ["*"]
+environment_allowed = ["TEST_*"]
+[profiles.{name}.limits]
+memory = "{memory}"
+cpu = 1.0
+processes = {PROCESSES}
+tmp = "{tmp}"
+shm = "16MiB"
+log = "256KiB"
+"#,
+            tenant = image::TENANT
+        )
+    };
+    let append = profile(PROFILE, "hub", "96MiB", "16MiB") + &profile(HEAVY, "hub", "64MiB", "256MiB");
+    Options { append, ..Options::default() }
+}
+
+/// A request for a server that does what `arguments` say.
+pub fn wish(user: &str, arguments: &[&str]) -> v1::StartRequest {
+    v1::StartRequest {
+        profile: PROFILE.into(),
+        arguments: arguments.iter().map(ToString::to_string).collect(),
+        ready_path: String::new(),
+        ..request(user)
+    }
+}
+
+/// Starts a user's server and waits until it has said `word`.
+pub async fn start(
+    instance: &Instance,
+    user: &str,
+    arguments: &[&str],
+    word: &str,
+) -> anyhow::Result<Ready> {
+    let ready = instance.start_with(wish(user, arguments)).await?;
+    says(instance, user, word).await?;
+    Ok(ready)
+}
+
+/// Waits until a user's server has said `word`; returns all it said.
+pub async fn says(instance: &Instance, user: &str, word: &str) -> anyhow::Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let log = instance.log(user).await?;
+        if log.contains(word) {
+            return Ok(log);
+        }
+        if Instant::now() > deadline {
+            bail!("`{user}` never said `{word}`, but: {log}");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs a program in a sandbox of this user, beside the user's server.
+pub fn run_program(
+    instance: &Instance,
+    user: &str,
+    profile: &str,
+    command: &[&str],
+) -> anyhow::Result<Output> {
+    let mut words = vec!["run", "--user", user, "--hub", HUB, "--profile", profile, "--"];
+    words.extend(command);
+    instance.cli(&words)
+}
+
+/// What the hostile program says, run with these arguments to its good end.
+pub fn run(instance: &Instance, user: &str, arguments: &[&str]) -> anyhow::Result<String> {
+    let output = attempt(instance, user, arguments)?;
+    ensure!(output.code == 0, "{arguments:?}: {output:?}");
+    Ok(output.stdout)
+}
+
+/// As [`run`], however it ends.
+pub fn attempt(instance: &Instance, user: &str, arguments: &[&str]) -> anyhow::Result<Output> {
+    let mut command = vec![image::TENANT];
+    command.extend(arguments);
+    run_program(instance, user, PROFILE, &command)
+}
+
+/// The lines of a scan that tell of an arrived packet, sorted.
+pub fn arrived(output: &str) -> Vec<String> {
+    let arrived = |line: &&str| line.starts_with("reached ") || line.starts_with("refused ");
+    let mut lines: Vec<_> = output.lines().filter(arrived).map(str::to_owned).collect();
+    lines.sort();
+    lines.dedup();
+    lines
+}

@@ -1,0 +1,208 @@
+//! The program of the test image: answers HTTP on port 8888, and does what a
+//! path (`/exit/3`) or its arguments (`exit 3`) say.
+//!
+//! Standard library only, because it is compiled alone. Runs inside sandboxes
+//! and nowhere else: what it does is harmless only there.
+
+use std::{
+    env, fs,
+    io::{self, BufRead as _, BufReader, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::{self, Command},
+    sync::Mutex,
+    thread,
+    time::Duration,
+};
+
+const IGNORE: usize = 1;
+const SIGTERM: i32 = 15;
+
+unsafe extern "C" {
+    fn kill(pid: i32, signal: i32) -> i32;
+    fn signal(signal: i32, handler: usize) -> usize;
+}
+
+/// Memory that was eaten and is kept.
+static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
+
+fn main() {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.split_first() {
+        Some((&"serve", how)) => serve(how),
+        Some(_) => say(&act(&words)),
+        None => serve(&[]),
+    }
+}
+
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+}
+
+/// `how`: stubborn, die N, late MILLISECONDS, never.
+fn serve(how: &[&str]) {
+    match how {
+        ["stubborn", ..] => {
+            say(&act(&["stubborn"]));
+        }
+        ["die", code, ..] => {
+            say("dying on purpose");
+            act(&["exit", code]);
+        }
+        ["late", milliseconds, ..] => thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0))),
+        ["never", ..] => {
+            say("never listening");
+            loop {
+                thread::sleep(Duration::from_secs(60));
+            }
+        }
+        _ => {}
+    }
+    let listener = match TcpListener::bind(("0.0.0.0", 8888)) {
+        Ok(listener) => listener,
+        Err(error) => {
+            say(&format!("failed to listen: {error}"));
+            process::exit(9);
+        }
+    };
+    say("answering");
+    for stream in listener.incoming().flatten() {
+        // Without a thread to spare it still answers.
+        let (first, second) = (stream.try_clone(), stream);
+        let spawned = match first {
+            Ok(first) => thread::Builder::new().spawn(move || answer(first)).is_ok(),
+            Err(_) => false,
+        };
+        if !spawned {
+            answer(second);
+        }
+    }
+}
+
+fn answer(mut stream: TcpStream) {
+    let mut line = String::new();
+    let mut reader = BufReader::new(match stream.try_clone() {
+        Ok(stream) => stream,
+        Err(_) => return,
+    });
+    if reader.read_line(&mut line).is_err() {
+        return;
+    }
+    let mut header = String::new();
+    while reader.read_line(&mut header).is_ok_and(|length| length > 2) {
+        header.clear();
+    }
+    let path = line.split(' ').nth(1).unwrap_or("/").trim_start_matches('/');
+    let words: Vec<&str> = path.split('/').collect();
+    let body = if path.is_empty() { "ok".to_owned() } else { act(&words) };
+    let _ = write!(
+        stream,
+        "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+}
+
+fn result<T>(result: io::Result<T>, good: impl FnOnce(T) -> String) -> String {
+    match result {
+        Ok(value) => good(value),
+        Err(error) => format!("error {}: {error}", error.raw_os_error().unwrap_or(0)),
+    }
+}
+
+/// Does one thing and tells what came of it.
+fn act(words: &[&str]) -> String {
+    let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
+    let path = |from: usize| format!("/{}", words.get(from..).unwrap_or_default().join("/").trim_start_matches('/'));
+    let text = |at: usize| words.get(at).copied().unwrap_or_default();
+    match words.first().copied().unwrap_or_default() {
+        "exit" => process::exit(i32::try_from(number(1)).unwrap_or(99)),
+        "signal" => {
+            let signal = i32::try_from(number(1)).unwrap_or(0);
+            // SAFETY: kill(2) takes two numbers and touches no memory.
+            let _ = unsafe { kill(i32::try_from(process::id()).unwrap_or(0), signal) };
+            thread::sleep(Duration::from_secs(5));
+            "still here".into()
+        }
+        "stubborn" => {
+            // SAFETY: SIG_IGN is no function that could be called.
+            unsafe { signal(SIGTERM, IGNORE) };
+            "ignoring SIGTERM".into()
+        }
+        "env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
+        "directory" => result(env::current_dir(), |path| path.display().to_string()),
+        "print" => {
+            say(&words[1..].join(" "));
+            "printed".into()
+        }
+        "cat" => result(fs::read(path(1)), |bytes| String::from_utf8_lossy(&bytes).into_owned()),
+        "list" => result(fs::read_dir(path(1)), |entries| {
+            let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            names.sort();
+            names.join("\n")
+        }),
+        // write WORD PATH…
+        "write" => result(fs::write(path(2), text(1)), |()| "written".into()),
+        "remove" => result(fs::remove_file(path(1)), |()| "removed".into()),
+        // connect ADDRESS PORT
+        "connect" => {
+            let to = format!("{}:{}", text(1), text(2));
+            match to.parse::<SocketAddr>() {
+                Ok(to) => result(TcpStream::connect_timeout(&to, Duration::from_millis(700)), |_| "open".into()),
+                Err(_) => "no address".into(),
+            }
+        }
+        // udp ADDRESS PORT: whether an answer comes
+        "udp" => result(ask(&format!("{}:{}", text(1), text(2))), |()| "answered".into()),
+        "eat" => {
+            // In small pieces, each touched, so that the limit is met and not the allocator.
+            for _ in 0..number(1) {
+                if let Ok(mut eaten) = EATEN.lock() {
+                    eaten.push(vec![1; 1 << 20]);
+                }
+            }
+            "eaten".into()
+        }
+        // threads N: how many could be made
+        "threads" => {
+            let made = (0..number(1)).take_while(|_| {
+                thread::Builder::new().stack_size(16 << 10).spawn(|| thread::sleep(Duration::from_secs(600))).is_ok()
+            });
+            made.count().to_string()
+        }
+        // flood MEBIBYTES
+        "flood" => {
+            let line = [&b"x".repeat(1023)[..], b"\n"].concat();
+            let mut out = io::stdout().lock();
+            for _ in 0..number(1) << 10 {
+                if out.write_all(&line).is_err() {
+                    return "closed".into();
+                }
+            }
+            let _ = out.flush();
+            "flooded".into()
+        }
+        "sleep" => {
+            thread::sleep(Duration::from_secs(number(1)));
+            "slept".into()
+        }
+        // spawn WORD…: a child of its own that goes on, in this program
+        "spawn" => {
+            let child = env::current_exe().and_then(|program| Command::new(program).args(&words[1..]).spawn());
+            result(child, |child| child.id().to_string())
+        }
+        // input: what standard input holds
+        "input" => {
+            let mut input = String::new();
+            result(io::stdin().read_to_string(&mut input), |length| format!("{length} bytes"))
+        }
+        other => format!("unknown: {other}"),
+    }
+}
+
+fn ask(to: &str) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.set_read_timeout(Some(Duration::from_millis(700)))?;
+    socket.send_to(b"?", to)?;
+    socket.recv_from(&mut [0; 64]).map(|_| ())
+}
