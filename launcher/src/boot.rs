@@ -1,7 +1,7 @@
 //! Puts a launcher together from its configuration: directories, store, engine,
 //! runtimes, network, and takes over what already runs. And takes it apart.
 
-use std::{collections::BTreeMap, net::Ipv4Addr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
 use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
@@ -14,7 +14,7 @@ use crate::{
     config::{Config, ContainerdMode, RuntimeConfig},
     config_check::network_settings,
     home,
-    host::{cgroups::Hierarchy, commands, directories, mounts, users},
+    host::{Attempt as _, HostError, cgroups::Hierarchy, commands, directories, mounts, users},
     launch::{Launcher, Parts, RuntimeState, failure::{Failure, chain}, node::NodeGround, sandbox::{Layout, Sandbox}},
     network::{Attachment, Gate, Live, Network, Subnet},
     store::{Pools, SandboxState, Store},
@@ -88,6 +88,12 @@ impl Node {
             directories::make_root_directory(&home_root, 0o711, 0)?;
         }
         let store = Store::open(&layout.store())?;
+        let ids = config.identity.clone();
+        // A home root that cannot be read shows at the first start, in words; it keeps nobody else from running.
+        let highest = homes.highest_owner(&home_root).ok().flatten();
+        if let Some(highest) = highest.filter(|highest| (ids.first_disk_id..=ids.last_disk_id).contains(highest)) {
+            store.reserve_up_to(highest)?;
+        }
 
         let managed = managed_settings(&config, &layout);
         let engine = connect(&config, managed.as_ref()).await?;
@@ -103,7 +109,6 @@ impl Node {
         let cgroups = Hierarchy::detect();
         cgroups.make(&layout.cgroup_parent())?;
         let subnet = subnet(&config).context("network.subnet is no subnet")?;
-        let ids = &config.identity;
         let pools = Pools { first_run_id: ids.first_run_id, last_run_id: ids.last_run_id, first_address: 0, last_address: subnet.capacity() - 1 };
         let server_uids = config.server_users().iter().map(|name| users::uid_of(name)).collect::<Result<_, _>>()?;
         let live = live_attachments(&config, &layout, &store, engine.as_ref(), pools).await?;
@@ -168,7 +173,7 @@ impl Node {
             problems.extend(errors.iter().map(|error| chain(error)));
         }
         drop((self.launcher, self.ground, self.network));
-        let router = crate::host::namespaces::unpin(&std::path::Path::new("/run/netns").join(&self.config.instance));
+        let router = crate::host::namespaces::unpin(&Path::new("/run/netns").join(&self.config.instance));
         problems.extend(router.err().map(|error| chain(&error)));
         if let Some(settings) = &self.managed {
             let stopped = match ManagedContainerd::ensure(settings).await {
@@ -179,8 +184,21 @@ impl Node {
         }
         problems.extend(self.cgroups.remove(&self.layout.cgroup_parent()).err().map(|error| chain(&error)));
         problems.extend(mounts::unmount_all(&self.layout.sandboxes()).err().map(|error| chain(&error)));
+        if problems.is_empty() {
+            problems.extend(remove_run_directory(&self.layout.run).err().map(|error| chain(&error)));
+        }
         if problems.is_empty() { Ok(()) } else { Err(anyhow!("failed to leave nothing behind: {}", problems.join("; "))) }
     }
+}
+
+/// What lies in memory for one life of the instance. Only once everything below
+/// it has ended, and only if nothing is mounted there.
+fn remove_run_directory(run: &Path) -> Result<(), HostError> {
+    let mounted = mounts::mount_points().attempt("read", "/proc/self/mountinfo")?;
+    if let Some(point) = mounted.iter().find(|point| point.starts_with(run)) {
+        return Err(HostError::new("remove", run, std::io::Error::other(format!("`{}` is still mounted", point.display()))));
+    }
+    fs::remove_dir_all(run).attempt("remove", run)
 }
 
 async fn connect(config: &Config, managed: Option<&ManagedSettings>) -> anyhow::Result<Arc<dyn Engine>> {

@@ -204,7 +204,7 @@ pub struct Profile {
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// Names the hub may set beside `JUPYTERHUB_*`; a final `*` is a wildcard.
-    #[serde(default)]
+    #[serde(default = "defaults::environment_allowed")]
     pub environment_allowed: Vec<String>,
     #[serde(default)]
     pub limits: ProfileLimits,
@@ -255,6 +255,10 @@ impl Default for ProfileLimits {
 }
 
 mod defaults {
+    pub(super) fn environment_allowed() -> Vec<String> {
+        ["MEM_*", "CPU_*"].map(str::to_owned).into()
+    }
+
     pub(super) fn instance() -> String {
         "adrastea".into()
     }

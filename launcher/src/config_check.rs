@@ -2,7 +2,7 @@
 //! defaults below ceilings, ranges that do not overlap. Pure; reports every
 //! problem, not only the first.
 
-use adrastea_runtimes::plan::IDS_PER_SANDBOX;
+use adrastea_runtimes::plan::{IDS_PER_SANDBOX, IdMap, ImageUser, Limits, Plan, SandboxId};
 
 use crate::{
     config::{Config, ContainerdMode, Profile},
@@ -135,13 +135,6 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
     if user.uid == 0 || user.gid == 0 || user.uid >= IDS_PER_SANDBOX || user.gid >= IDS_PER_SANDBOX {
         say("user.uid and user.gid must be from 1 to 65535; a server never runs as root".into());
     }
-    let plain = user.home.components().skip(1).all(|part| matches!(part, std::path::Component::Normal(_)));
-    if !user.home.is_absolute() || !plain || user.home.components().count() < 2 {
-        say("user.home must be an absolute path without `.` and `..`".into());
-    }
-    if ["/proc", "/sys", "/dev", "/run", "/tmp", "/etc", "/usr", "/bin", "/lib", "/.adrastea"].iter().any(|taken| user.home.starts_with(taken)) {
-        say(format!("user.home `{}` lies in a directory that the sandbox needs itself", user.home.display()));
-    }
     let limits = &profile.limits;
     if limits.memory_ceiling.is_some_and(|ceiling| ceiling < limits.memory) {
         say("limits.memory is above limits.memory_ceiling".into());
@@ -152,11 +145,49 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
     if limits.processes < 16 {
         say("limits.processes below 16 starts no server".into());
     }
+    // What every plan of this profile would be refused for, said now instead of at each start.
+    let ids_are_fine = user.uid > 0 && user.gid > 0 && user.uid.max(user.gid) < IDS_PER_SANDBOX;
+    for at_ceiling in [false, true].into_iter().filter(|_| ids_are_fine) {
+        if let Some(problem) = sample_plan(profile, at_ceiling).and_then(|plan| plan.validate().err()) {
+            say(problem.to_string());
+            break;
+        }
+    }
     for variable in profile.environment.keys() {
         if matches_any(variable, &["LD_*"]) {
             say(format!("environment.{variable} may not be set: it changes what the loader runs"));
         }
     }
+}
+
+/// A plan as a start with this profile would make it, with its defaults or at its ceilings.
+fn sample_plan(profile: &Profile, at_ceiling: bool) -> Option<Plan> {
+    let id: SandboxId = "sample000000".parse().ok()?;
+    let limits = &profile.limits;
+    let memory = limits.memory_ceiling.filter(|_| at_ceiling).unwrap_or(limits.memory);
+    let cpu = limits.cpu_ceiling.filter(|_| at_ceiling).unwrap_or(limits.cpu);
+    // Any ids that are allowed: what is looked at is the profile.
+    let (range, disk) = (1_000_000_000, 1_100_000_000);
+    Some(Plan {
+        hostname: "sandbox".into(),
+        rootfs: "/rootfs".into(),
+        init: "/init".into(),
+        user_namespace: "/user".into(),
+        network_namespace: "/network".into(),
+        uid_map: IdMap::with_hole(range, profile.user.uid, disk),
+        gid_map: IdMap::with_hole(range, profile.user.gid, disk),
+        user: ImageUser { uid: profile.user.uid, gid: profile.user.gid, home: profile.user.home.clone() },
+        cgroup: format!("/sample/{id}"),
+        limits: Limits {
+            memory_bytes: memory.bytes(),
+            cpu_millis: cpu.millis(),
+            processes: limits.processes,
+            open_files: limits.open_files,
+            tmp_bytes: limits.tmp.bytes(),
+            shm_bytes: limits.shm.bytes(),
+        },
+        id,
+    })
 }
 
 /// Whether `name` equals one of the patterns, or begins with one that ends in `*`.
@@ -165,4 +196,46 @@ pub fn matches_any<S: AsRef<str>>(name: &str, patterns: &[S]) -> bool {
         let pattern = pattern.as_ref();
         pattern.strip_suffix('*').map_or(name == pattern, |prefix| name.starts_with(prefix))
     })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use crate::config::Config;
+
+    /// What is wrong with the example once one line of it is changed.
+    fn problem(from: &str, to: &str) -> String {
+        let example = include_str!("../../docs/adrastea.example.toml");
+        assert!(example.contains(from), "{from}");
+        Config::parse(&example.replace(from, to), Path::new("example")).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn contradictions_are_told() {
+        for (from, to, told) in [
+            ("instance = \"adrastea\"", "instance = \"../x\"", "no name of the form"),
+            ("last_disk_id = 2013265919", "last_disk_id = 2013265999", "overlap"),
+            ("last_run_id = 2147483647", "last_run_id = 4000000000", "between 65536"),
+            ("subnet = \"10.88.0.0/16\"", "subnet = \"10.88.0.1/16\"", "no subnet"),
+            ("driver = \"directory\"", "driver = \"nfs\"", "does not exist"),
+            ("[runtimes.runc]", "[runtimes.crun]", "is no runtime"),
+            ("digest = \"sha256:0", "digest = \"sha256:x", "64 hexadecimal"),
+            ("image = \"singleuser\"", "image = \"other\"", "not under [images]"),
+            ("egress = \"hub\"", "egress = \"all\"", "does not exist"),
+            ("command = [\"jupyterhub-singleuser\"]", "command = []", "command is empty"),
+            ("uid = 1000", "uid = 0", "never runs as root"),
+            ("home = \"/home/jovyan\"", "home = \"/var/jovyan\"", "/var/jovyan"),
+            ("home = \"/home/jovyan\"", "home = \"/home/../etc\"", "home"),
+            ("memory_ceiling = \"2GiB\"", "memory_ceiling = \"1MiB\"", "above limits.memory_ceiling"),
+            ("open_files = 4096", "open_files = 1", "open files"),
+            ("cpu_ceiling = 2.0", "cpu_ceiling = 4000.0", "cpu"),
+            ("LANG = \"C.UTF-8\"", "LD_PRELOAD = \"x\"", "changes what the loader runs"),
+            ("concurrent_starts = 8", "concurrent_starts = 0", "nothing could ever start"),
+        ] {
+            let problem = problem(from, to);
+            assert!(problem.contains(told), "{from} → {to}: {problem}");
+        }
+    }
 }

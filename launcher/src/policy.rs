@@ -148,7 +148,10 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
         return Err(Refusal::Invalid("less than 10 thousandths of a CPU start no server".into()));
     }
 
-    let environment = environment(profile, request, &rule)?;
+    let mut environment = environment(profile, request, &rule)?;
+    // What libraries and the user's page read; the truth, whatever the hub believed.
+    environment.insert("MEM_LIMIT".into(), memory_bytes.to_string());
+    environment.insert("CPU_LIMIT".into(), format!("{}.{:03}", cpu_millis / 1000, cpu_millis % 1000));
     let mut command = profile.command.clone();
     command.extend(request.arguments.iter().cloned());
     if command.iter().any(|argument| argument.contains('\0')) {

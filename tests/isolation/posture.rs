@@ -149,7 +149,8 @@ fn mount_faults(pid: i32) -> io::Result<Vec<String>> {
         }
         // A single device, bound as a file, is not a place where one could put another.
         let single_device = kind == "devtmpfs" && root != "/";
-        if has("rw") && !single_device && !(has("nosuid") && has("nodev")) {
+        let devices = single_device || kind == "devpts";
+        if has("rw") && !devices && !(has("nosuid") && has("nodev")) {
             faults.push("mount flags".into());
         }
         if separator > 6 {

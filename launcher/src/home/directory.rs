@@ -26,6 +26,12 @@ impl HomeDriver for Directory {
         Ok(())
     }
 
+    fn highest_owner(&self, root: &Path) -> Result<Option<u32>, HostError> {
+        let homes = std::fs::read_dir(root).attempt("read home root", root)?;
+        // The homes themselves, never what is in them.
+        Ok(homes.filter_map(|home| Some(home.ok()?.metadata().ok()?.uid())).max())
+    }
+
     fn open(&self, root: &Path, name_on_disk: &str, uid: u32, gid: u32) -> Result<OwnedFd, HostError> {
         self.check(root)?;
         directories::make_owned(root, name_on_disk, uid, gid)

@@ -21,6 +21,9 @@ pub trait HomeDriver: Send + Sync {
     /// Whether homes can be had at all; called at the launcher's start and by `doctor`.
     fn check(&self, root: &Path) -> Result<(), HostError>;
 
+    /// The highest uid that owns a home, if there is one: such numbers are never given again.
+    fn highest_owner(&self, root: &Path) -> Result<Option<u32>, HostError>;
+
     /// The owner's home, made if this is the first time. Safe against planted links.
     fn open(&self, root: &Path, name_on_disk: &str, uid: u32, gid: u32) -> Result<OwnedFd, HostError>;
 }

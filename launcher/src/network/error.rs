@@ -49,11 +49,11 @@ impl NetworkError {
                 Some("set `network.uplink`, or give the profile another egress")
             }
             Self::UnknownEgress { .. } => {
-                Some("the egress profiles are listed by `adrastea doctor`")
+                Some("the egress profiles of this version are `hub` and `web`")
             }
             Self::ForeignLink { .. } => Some("choose another instance name, or remove the link"),
             Self::Wall { .. } => {
-                Some("a restart of the launcher puts the instance's tables and links back")
+                Some("changed tables are put back within seconds: try again; a sandbox that lost its link must be started anew")
             }
             _ => None,
         }

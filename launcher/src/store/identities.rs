@@ -18,6 +18,19 @@ pub struct DiskIdentity {
 }
 
 impl Store {
+    /// Numbers up to `highest` are taken by files that exist, whoever's they are.
+    /// For a ledger that was lost: a new one must not give old numbers to new users.
+    pub fn reserve_up_to(&self, highest: u32) -> Result<(), StoreError> {
+        self.connection()
+            .execute(
+                "INSERT INTO counters (name, value) VALUES ('highest_disk_id', ?1)
+                 ON CONFLICT DO UPDATE SET value = max(value, ?1)",
+                params![highest],
+            )
+            .doing("reserve disk ids")
+            .map(|_| ())
+    }
+
     /// The owner's identity, reserved now if this is the first time.
     pub fn disk_identity(&self, owner: &Owner, range: RangeInclusive<u32>) -> Result<DiskIdentity, StoreError> {
         const VERB: &str = "reserve a disk id";
@@ -35,7 +48,14 @@ impl Store {
         connection.pragma_update(None, "synchronous", "FULL").doing(VERB)?;
         let reserved = (|| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
-            let last: Option<u32> = transaction.query_row("SELECT max(id) FROM disk_identities", [], |row| row.get(0)).doing(VERB)?;
+            let last: Option<u32> = transaction
+                .query_row(
+                    "SELECT max(taken) FROM (SELECT max(id) AS taken FROM disk_identities
+                     UNION ALL SELECT value FROM counters WHERE name = 'highest_disk_id')",
+                    [],
+                    |row| row.get(0),
+                )
+                .doing(VERB)?;
             let id = last.map_or(*range.start(), |last| last.saturating_add(1).max(*range.start()));
             if !range.contains(&id) {
                 return Err(StoreError::Exhausted { what: "disk id", total: range.end() - range.start() + 1 });
@@ -87,6 +107,15 @@ mod tests {
         assert_eq!(again.uid, ids[0]);
         let other_hub = store.disk_identity(&owner("other", "0-0"), 70_000..=80_000).unwrap();
         assert!(!ids.contains(&other_hub.uid));
+    }
+
+    #[test]
+    fn a_new_ledger_never_gives_the_numbers_of_existing_homes() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store.sqlite")).unwrap();
+        store.reserve_up_to(70_500).unwrap();
+        store.reserve_up_to(70_100).unwrap();
+        assert_eq!(store.disk_identity(&owner("hub", "a"), 70_000..=80_000).unwrap().uid, 70_501);
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub struct World {
     pub engine: Arc<WatchedEngine>,
     pub ground: Arc<StandInGround>,
     pub diary: Diary,
-    layout: Layout,
+    pub layout: Layout,
 }
 
 impl World {

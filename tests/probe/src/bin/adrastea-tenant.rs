@@ -53,6 +53,7 @@ fn main() {
         ["put", path, text] => fs::write(path, text),
         ["list", path] => list(path),
         ["stat", path] => stat(path),
+        ["watch", paths @ ..] => watch(paths),
         ["setuid", directory] => setuid(directory),
         ["fork-bomb", most] => fork_bomb(number(most)),
         ["memory-bomb", mebibytes] => memory_bomb(number(mebibytes)),
@@ -170,6 +171,20 @@ fn stat(path: &str) -> io::Result<()> {
     let metadata = fs::metadata(path)?;
     say(&format!("{:o} {}:{}", metadata.mode() & 0o7777, metadata.uid(), metadata.gid()));
     Ok(())
+}
+
+/// What the directories hold two seconds from now.
+fn watch(paths: &[&str]) -> io::Result<()> {
+    say("watching");
+    thread::sleep(Duration::from_secs(2));
+    for path in paths {
+        let entries = fs::read_dir(path).into_iter().flatten().flatten();
+        let names: Vec<_> =
+            entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        say(&format!("{path}: {}", names.join(" ")));
+    }
+    say("watched");
+    hold()
 }
 
 /// Makes a setuid copy of itself and becomes it.
