@@ -152,10 +152,10 @@ impl Node {
                 Ok(true) => tracing::warn!("somebody changed the instance's firewall tables; they have been put back"),
                 Err(error) => tracing::error!(error = chain(&error), "the instance's firewall tables are damaged and cannot be put back"),
             }
-            if round == 0 {
-                if let Err(failure) = self.launcher.sweep().await {
-                    tracing::warn!(message = failure.message, "failed to sweep");
-                }
+            if round == 0
+                && let Err(failure) = self.launcher.sweep().await
+            {
+                tracing::warn!(message = failure.message, "failed to sweep");
             }
         }
     }

@@ -18,13 +18,13 @@ use std::{
 use adrastea::{host::directories, names::ServerKey, store::Store};
 use adrastea_proto::v1;
 use adrastea_tests::{
-    Instance, Namespace, Options, Suite, User,
+    Instance, Namespace, Suite, User,
     client::{HUB, key},
     image, place,
 };
 use anyhow::{Context as _, bail, ensure};
 use nix::{
-    fcntl::{AtFlags, RenameFlags, renameat2},
+    fcntl::{AT_FDCWD, RenameFlags, renameat2},
     mount::{MntFlags, MsFlags, mount, umount2},
 };
 use serde_json::json;
@@ -48,8 +48,9 @@ pub fn add(suite: &mut Suite) {
     suite.plain("f4_killed_reservations_never_give_an_id_twice", killed_reservations);
     suite.shared("f5_setuid_programs_gain_nothing", async |instance| setuid(&instance));
     suite.plain("f5_reference_setuid_programs_become_root", setuid_reference);
-    let shared_home = Options { append: shared_home_root(), ..tenant::options() };
-    suite.own("f5_later_mounts_stay_outside", with_home_section(shared_home), |instance| async move { later_mounts(&instance).await });
+    suite.plain("f5_later_mounts_stay_outside", || {
+        tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(later_mounts())
+    });
 }
 
 /// The directory of a user on this host.
@@ -137,8 +138,8 @@ fn race(create: impl Fn(&Path, &str) + Send + 'static) -> anyhow::Result<bool> {
         move || {
             while !over.load(Ordering::Relaxed) {
                 // Both ways: the link takes the name, and the directory takes it back.
-                let _ = renameat2(nix::fcntl::AT_FDCWD, &planted, nix::fcntl::AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE);
-                let _ = renameat2(nix::fcntl::AT_FDCWD, &planted, nix::fcntl::AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE);
+                let _ = renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE);
+                let _ = renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE);
                 if fs::symlink_metadata(&planted).is_err() {
                     let _ = symlink(planted.with_file_name("../victim"), &planted);
                 }
@@ -318,20 +319,6 @@ fn setuid_reference() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A home root whose mounts are shared with whoever is a copy of it.
-fn shared_root() -> PathBuf {
-    place::scratch().join(format!("shared-homes-{}", std::process::id()))
-}
-
-fn shared_home_root() -> String {
-    tenant::options().append
-}
-
-fn with_home_section(mut options: Options) -> Options {
-    options.append += &format!("\n[home]\nroot = \"{}\"\n", shared_root().display());
-    options
-}
-
 /// A shared file system, and what was mounted on it later. Dropped, both are gone.
 struct SharedPlace(PathBuf);
 
@@ -358,14 +345,18 @@ impl Drop for SharedPlace {
     }
 }
 
-async fn later_mounts(instance: &Instance) -> anyhow::Result<()> {
-    let place = SharedPlace::new(shared_root())?;
+async fn later_mounts() -> anyhow::Result<()> {
+    let place = SharedPlace::new(place::scratch().join(format!("shared-{}", std::process::id())))?;
+    let mut options = tenant::options();
+    options.append += &format!("\n[home]\nroot = \"{}\"\n", place.0.display());
+    let instance = Instance::new(&options).await?;
     let owner = ServerKey::new(HUB, "f-later", "")?.owner().on_disk();
-    tenant::start(instance, "f-later", &["watch", "/home/jovyan/below", "/tmp/none"], "watching").await?;
+    tenant::start(&instance, "f-later", &["watch", "/home/jovyan/below", "/tmp/none"], "watching").await?;
     place.mount_later(&place.0.join(&owner).join("below"))?;
-    let said = tenant::says(instance, "f-later", "watched").await?;
+    let said = tenant::says(&instance, "f-later", "watched").await?;
     ensure!(said.contains("/home/jovyan/below: \n"), "a later mount of the host is seen inside: {said}");
     instance.stop("f-later", "").await?;
+    instance.finish().await?;
     umount2(&place.0.join(&owner).join("below"), MntFlags::MNT_DETACH)?;
 
     let shared = place.0.join("reference");
@@ -378,6 +369,5 @@ async fn later_mounts(instance: &Instance) -> anyhow::Result<()> {
     let said = reference.says("watched")?;
     ensure!(said.contains("/shared/below: later"), "even the reference does not see it: {said}");
     drop(reference);
-    let _ = AtFlags::empty();
     Ok(())
 }

@@ -14,7 +14,7 @@ use crate::quantity::display_bytes;
 
 impl Server {
     fn key(self) -> v1::ServerKey {
-        v1::ServerKey { hub: self.hub, user: self.user, server: self.server }
+        v1::ServerKey { hub: self.hub, user: self.user, server: self.name }
     }
 }
 
@@ -63,7 +63,7 @@ pub async fn stop(config: &Path, server: OptionalServer, all: bool, grace: Optio
         println!("stopped {}", answer.into_inner().stopped);
         return Ok(ExitCode::SUCCESS);
     }
-    let key = v1::ServerKey { hub: server.hub, user: server.user.unwrap_or_default(), server: server.server };
+    let key = v1::ServerKey { hub: server.hub, user: server.user.unwrap_or_default(), server: server.name };
     let request = v1::StopRequest { key: Some(key), grace_ms, generation: 0 };
     let answer = client::launcher(config).await?.stop(request).await.map_err(|status| client::said(&status))?;
     println!("{}", if answer.into_inner().stopped { "stopped" } else { "there was nothing to stop" });

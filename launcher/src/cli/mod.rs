@@ -80,8 +80,8 @@ enum Command {
 struct Server {
     #[arg(long)]
     user: String,
-    #[arg(long, default_value = "")]
-    server: String,
+    #[arg(long = "server", default_value = "")]
+    name: String,
     /// The hub whose user it is.
     #[arg(long, default_value = "jupyterhub")]
     hub: String,
@@ -91,8 +91,8 @@ struct Server {
 struct OptionalServer {
     #[arg(long, required_unless_present = "all")]
     user: Option<String>,
-    #[arg(long, default_value = "")]
-    server: String,
+    #[arg(long = "server", default_value = "")]
+    name: String,
     /// The hub whose user it is.
     #[arg(long, default_value = "jupyterhub")]
     hub: String,

@@ -67,7 +67,7 @@ impl Entry {
             sandbox,
             log,
             port,
-            state: Mutex::new(State { phase, exit, news, ..State::default() }),
+            state: Mutex::new(State { phase, news, exit, ..State::default() }),
             changes: watch::Sender::new(0),
             stop_wish: watch::Sender::new(None),
             ended: watch::Sender::new(None),

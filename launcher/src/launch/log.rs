@@ -30,6 +30,9 @@ pub struct Log {
 /// A follower that takes nothing for so long is dropped: the server comes first.
 const FOLLOWER_PATIENCE: Duration = Duration::from_secs(5);
 
+/// An unprivileged process can make a pipe this large (pipe(7)).
+const LARGEST_PIPE: usize = 1 << 20;
+
 struct Inner {
     current: Option<File>,
     /// Position of the older half's and of the newer half's first byte.
@@ -144,29 +147,37 @@ impl Log {
 /// then takes what is still in the pipe.
 pub async fn pump(receiver: pipe::Receiver, log: &Log, mut ended: watch::Receiver<bool>) {
     let mut buffer = vec![0; 16 << 10];
-    loop {
-        let over = *ended.borrow_and_update();
+    while !*ended.borrow_and_update() {
         match receiver.try_read(&mut buffer) {
             Ok(0) => return,
-            Ok(length) => {
-                // A full disk must not stop the server: what cannot be kept is dropped.
-                if let Err(error) = log.append(&buffer[..length]) {
-                    tracing::warn!(path = %log.path.display(), %error, "failed to keep a server's output");
-                }
-                log.pass_on(&buffer[..length]).await;
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                if over {
-                    return;
-                }
-                tokio::select! {
-                    _ = receiver.readable() => {}
-                    changed = ended.changed() => if changed.is_err() { return; },
-                }
-            }
+            Ok(length) => keep(log, &buffer[..length]).await,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
+                _ = receiver.readable() => {}
+                changed = ended.changed() => if changed.is_err() { return; },
+            },
             Err(_) => return,
         }
     }
+    // The kernel is asked, not the runtime: that may not have heard of the last lines yet.
+    let Ok(rest) = receiver.into_nonblocking_fd() else { return };
+    let mut rest = File::from(rest);
+    // No pipe holds more; should somebody still write, this ends all the same.
+    for _ in 0..LARGEST_PIPE / buffer.len() {
+        match rest.read(&mut buffer) {
+            Ok(length @ 1..) => keep(log, &buffer[..length]).await,
+            _ => return,
+        }
+    }
+}
+
+async fn keep(log: &Log, data: &[u8]) {
+    // A full disk must not stop the server: what cannot be kept is dropped.
+    if let Err(error) = log.append(data) {
+        tracing::warn!(path = %log.path.display(), %error, "failed to keep a server's output");
+    }
+    log.pass_on(data).await;
+    // A flood of one server's must not keep a worker from all the others.
+    tokio::task::yield_now().await;
 }
 
 #[cfg(test)]

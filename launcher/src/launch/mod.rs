@@ -43,7 +43,7 @@ use crate::{
     config::Config,
     names::ServerKey,
     policy::Decision,
-    store::{Facts, NewSandbox, Pools, Store, StoreError, now},
+    store::{DiskIdentity, Facts, NewSandbox, Pools, Store, StoreError, now},
 };
 use failure::{Failure, chain};
 use keeper::Origin;
@@ -77,8 +77,14 @@ pub struct Launcher {
     /// Starts that are worked on at once; the others queue in order.
     places: Semaphore,
     registry: Mutex<HashMap<ServerKey, Arc<Entry>>>,
-    pumps: Mutex<HashMap<SandboxId, (watch::Sender<bool>, JoinHandle<()>)>>,
+    pumps: Mutex<HashMap<SandboxId, Pump>>,
     feed: broadcast::Sender<v1::Sandbox>,
+}
+
+/// Moves one sandbox's output into its log until told to finish.
+struct Pump {
+    finish: watch::Sender<bool>,
+    task: JoinHandle<()>,
 }
 
 /// Why a start was not even begun. Nothing has changed on the host.
@@ -174,7 +180,7 @@ impl Launcher {
                 key: decision.key.clone(),
                 request_id: decision.request_id.clone(),
                 request_hash,
-                facts: facts(&decision, identity.uid, identity.gid),
+                facts: facts(&decision, identity),
             },
             self.pools,
         )?;
@@ -284,13 +290,13 @@ impl Launcher {
         let task = tokio::spawn(async move {
             log::pump(receiver, &entry.log, finished).await;
         });
-        lock(&self.pumps).insert(id, (finish, task));
+        lock(&self.pumps).insert(id, Pump { finish, task });
     }
 
     /// Takes what is still in the channel, then ends the pump.
     async fn finish_log(&self, id: &SandboxId) {
         let pump = lock(&self.pumps).remove(id);
-        if let Some((finish, mut task)) = pump {
+        if let Some(Pump { finish, mut task }) = pump {
             finish.send_replace(true);
             if tokio::time::timeout(Duration::from_secs(2), &mut task).await.is_err() {
                 // A follower that stalls must not have the log written anew after its removal.
@@ -350,7 +356,7 @@ fn request_hash(decision: &Decision) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn facts(decision: &Decision, disk_uid: u32, disk_gid: u32) -> Facts {
+fn facts(decision: &Decision, disk: DiskIdentity) -> Facts {
     Facts {
         profile: decision.profile.clone(),
         runtime: decision.runtime.clone(),
@@ -360,8 +366,8 @@ fn facts(decision: &Decision, disk_uid: u32, disk_gid: u32) -> Facts {
         uid_inside: decision.user.uid,
         gid_inside: decision.user.gid,
         home_inside: decision.user.home.clone(),
-        disk_uid,
-        disk_gid,
+        disk_uid: disk.uid,
+        disk_gid: disk.gid,
         memory_bytes: decision.memory_bytes,
         cpu_millis: decision.cpu_millis,
         processes: decision.processes,

@@ -29,7 +29,10 @@ use crate::{
     home::HomeDriver,
     host::{Attempt as _, HostError, cgroups::Hierarchy, directories, fifo, mounts, namespaces, processes, tolerate_absence},
     image::{self, Skeleton},
-    network::{Attachment, Gate, Live, Network, NetworkError},
+    network::{
+        Attachment, Gate, Live, Network, NetworkError,
+        rules::{self, EgressProfile},
+    },
     store::Step,
 };
 
@@ -117,7 +120,7 @@ impl NodeGround {
     }
 
     fn mount_rootfs(&self, sandbox: &Sandbox, image: &EngineImage) -> Result<(), HostError> {
-        let reaches_world = crate::network::rules::by_name(&sandbox.record.facts.egress).is_some_and(|egress| egress.needs_uplink());
+        let reaches_world = rules::by_name(&sandbox.record.facts.egress).is_some_and(EgressProfile::needs_uplink);
         let resolvers: &[_] = if reaches_world { &self.network.settings().resolvers } else { &[] };
         let skeleton = self.skeleton(sandbox.home_inside(), image::resolv_conf(resolvers))?;
         image::mount(&sandbox.directory, &skeleton, &image.layers, &sandbox.user_namespace()).map(|_| ())

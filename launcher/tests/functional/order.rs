@@ -61,24 +61,27 @@ async fn the_claim_is_the_profiles_command_and_the_layered_environment() {
     let hub = world.boot().await;
     let mut asked = request("ana");
     asked.arguments = vec!["--port=8888".into(), "a b".into(), String::new()];
-    asked.environment = [("MEM_LIMIT", "1"), ("LANG", "hub")].map(|(name, value)| (name.into(), value.into())).into();
+    asked.environment = [("MEM_LIMIT", "1"), ("MEM_NOTE", "x"), ("LANG", "hub")].map(|(name, value)| (name.into(), value.into())).into();
     asked.secret_environment = [("JUPYTERHUB_API_TOKEN".into(), "t0ken".into())].into();
     let ready = hub.ask(asked).await.unwrap().end.unwrap();
 
     let payload = world.fake.claim(&ready.sandbox_id).unwrap();
     let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
-    let claim = claim::decode(&[claim::MAGIC.as_slice(), &length, &payload].concat()).unwrap();
+    let claim = claim::decode(&[b"ADRCLAIM1\n".as_slice(), &length, &payload].concat()).unwrap();
     assert_eq!(claim.arguments, ["jupyterhub-singleuser", "--from-profile", "--port=8888", "a b", ""]);
     assert_eq!(claim.directory, std::path::Path::new("/home/jovyan"));
-    // The image's first, the profile's over it, the hub's over both; never a variable of the loader's.
+    // The image's first, the profile's over it, the hub's over both, and the truth about the
+    // limits over all; never a variable of the loader's.
     let expected = [
+        ("CPU_LIMIT", "0.500"),
         ("FROM_IMAGE", "yes"),
         ("FROM_PROFILE", "yes"),
         ("HOME", "/home/jovyan"),
         ("JUPYTERHUB_API_TOKEN", "t0ken"),
         ("LANG", "hub"),
         ("LOGNAME", "jovyan"),
-        ("MEM_LIMIT", "1"),
+        ("MEM_LIMIT", "268435456"),
+        ("MEM_NOTE", "x"),
         ("PATH", "/image/bin"),
         ("USER", "jovyan"),
     ];

@@ -45,7 +45,7 @@ async fn a_request_id_with_other_content_is_refused() {
         |request| request.ready_path = "/other".into(),
         |request| request.limits = Some(v1::Limits { memory_bytes: Some(300 << 20), cpu_millis: None }),
         |request| request.limits = Some(v1::Limits { memory_bytes: None, cpu_millis: Some(600) }),
-        |request| request.environment = [("MEM_LIMIT".into(), "2".into())].into(),
+        |request| request.environment = [("LANG".into(), "C".into())].into(),
         |request| request.secret_environment = [("JUPYTERHUB_API_TOKEN".into(), "x".into())].into(),
     ];
     for (number, change) in changes.into_iter().enumerate() {

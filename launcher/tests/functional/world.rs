@@ -180,6 +180,11 @@ impl Life {
         Self { runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap() }
     }
 
+    /// One whose clock jumps over every wait.
+    pub fn paused() -> Self {
+        Self { runtime: tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap() }
+    }
+
     /// Nothing moves but while this runs.
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
         self.runtime.block_on(future)

@@ -92,7 +92,7 @@ impl Element {
     /// The address in a key of [`MEMBERS`].
     pub fn address(&self) -> Option<Ipv4Addr> {
         let field = self.key.get(LINK_NAME_FIELD..)?.first_chunk::<4>()?;
-        Some(Ipv4Addr::from_octets(*field))
+        Some(Ipv4Addr::from(*field))
     }
 
     /// The sandbox it belongs to.

@@ -1,0 +1,73 @@
+//! The egress profile `hub`: the hub's port on the gateway, and nothing else.
+
+use std::net::TcpListener;
+
+use adrastea_tests::{Instance, Options, Suite, User};
+use anyhow::ensure;
+
+/// Listens in the host's place, like the hub and everything else of a node.
+pub fn listen(instance: &Instance, address: &str) -> anyhow::Result<TcpListener> {
+    let address = address.to_owned();
+    Ok(instance.namespace.within(User::ROOT, move || TcpListener::bind(address))??)
+}
+
+/// Checks every wall of the profile `hub` around two servers that live.
+pub async fn walls_stand(instance: &Instance, first: &str, second: &str) -> anyhow::Result<()> {
+    let (first, second) = (instance.get(first).await?.address, instance.get(second).await?.address);
+    let gateway = instance.gateway();
+    let connect = |address: &str, port: u16| instance.http(&first, &format!("/connect/{address}/{port}")).map(|answer| answer.1);
+    let hub = connect(&gateway, 8081)?;
+    ensure!(hub == "open", "the hub cannot be reached: {hub}");
+    for (address, port) in [
+        (gateway.as_str(), 22),
+        (gateway.as_str(), 8001),
+        (second.as_str(), 8888),
+        (second.as_str(), 8081),
+        ("203.0.113.80", 80),
+        ("203.0.113.2", 9000),
+        ("10.99.0.1", 80),
+        ("169.254.169.254", 80),
+    ] {
+        let found = connect(address, port)?;
+        ensure!(found != "open" && !found.starts_with("error 111"), "a sandbox reached {address}:{port}: {found}");
+    }
+    ensure!(instance.http(&second, "/")?.0 == 200, "the hub cannot reach the server");
+    let intruder = instance.http_as(User::other(4321), &second, "/");
+    ensure!(intruder.is_err(), "any user of the host reaches the server: {intruder:?}");
+    Ok(())
+}
+
+/// What a node and the world offer; kept open as long as the listeners live.
+pub fn temptations(instance: &Instance) -> anyhow::Result<Vec<TcpListener>> {
+    let gateway = instance.gateway();
+    let mut open = vec![listen(instance, "0.0.0.0:9000")?];
+    for port in [8081, 8001, 22] {
+        open.push(listen(instance, &format!("{gateway}:{port}"))?);
+    }
+    if let Some(world) = &instance.world {
+        for address in ["203.0.113.80:80", "10.99.0.1:80", "169.254.169.254:80"] {
+            open.push(world.within(User::ROOT, move || TcpListener::bind(address))??);
+        }
+    }
+    Ok(open)
+}
+
+pub fn add(suite: &mut Suite) {
+    suite.own("network::hub_is_all_that_a_sandbox_reaches", Options::default().with_world(), |instance| async move {
+        let _open = temptations(&instance)?;
+        instance.start("ana").await?;
+        instance.start("ben").await?;
+        walls_stand(&instance, "ana", "ben").await?;
+        // Neither does a flushed firewall of the host let sandboxes at each other or at the world.
+        instance.namespace.output("nft", &["flush", "ruleset"])?;
+        let (ana, ben) = (instance.get("ana").await?.address, instance.get("ben").await?.address);
+        for address in [ben.as_str(), "203.0.113.80", "169.254.169.254"] {
+            for port in [80, 8888] {
+                let found = instance.http_as(User::ROOT, &ana, &format!("/connect/{address}/{port}"))?.1;
+                ensure!(found != "open", "a sandbox reached {address}:{port} after the flush");
+            }
+        }
+        instance.restart_launcher(nix::sys::signal::Signal::SIGTERM).await?;
+        walls_stand(&instance, "ana", "ben").await
+    });
+}
