@@ -19,6 +19,7 @@ PARTS = {
     "proxy": node.get_proxy,
     "containerd-1.7": debian.get_containerd_1_7,
     "lint": debian.get_lint_packages,
+    "pyright": node.get_pyright,
 }
 DEFAULT = ["packages", "containerd", "runc", "python", "proxy"]
 

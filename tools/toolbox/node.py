@@ -1,24 +1,32 @@
-"""configurable-http-proxy, which JupyterHub routes with, from npm."""
+"""What comes from npm: configurable-http-proxy, which JupyterHub routes with, and
+the type checker."""
 
 import json
 
 from common import ROOT, TOOLS, fingerprint, is_done, run, say, set_done
 
-SOURCE = ROOT / "tools" / "node"
-TARGET = TOOLS / "node"
-PACKAGE = TARGET / "node_modules" / "configurable-http-proxy" / "package.json"
+
+def _get(step: str, folder: str, package: str) -> dict[str, str]:
+    """Installs what tools/<folder> locks."""
+    say(f"{step}{package}")
+    source, target = ROOT / "tools" / folder, TOOLS / folder
+    manifest = target / "node_modules" / package / "package.json"
+    mark = fingerprint(source / "package.json", source / "package-lock.json")
+    if not is_done(package, mark, manifest):
+        target.mkdir(parents=True, exist_ok=True)
+        for name in ("package.json", "package-lock.json"):
+            (target / name).write_bytes((source / name).read_bytes())
+        run(["npm", "ci", "--no-audit", "--no-fund", "--omit=dev"], cwd=target)
+        set_done(package, mark)
+    return {
+        "node": run(["node", "--version"]).strip(),
+        package: json.loads(manifest.read_text())["version"],
+    }
 
 
 def get_proxy(step: str) -> dict[str, str]:
-    say(f"{step}configurable-http-proxy")
-    mark = fingerprint(SOURCE / "package.json", SOURCE / "package-lock.json")
-    if not is_done("proxy", mark, PACKAGE):
-        TARGET.mkdir(parents=True, exist_ok=True)
-        for name in ("package.json", "package-lock.json"):
-            (TARGET / name).write_bytes((SOURCE / name).read_bytes())
-        run(["npm", "ci", "--no-audit", "--no-fund", "--omit=dev"], cwd=TARGET)
-        set_done("proxy", mark)
-    return {
-        "node": run(["node", "--version"]).strip(),
-        "configurable-http-proxy": json.loads(PACKAGE.read_text())["version"],
-    }
+    return _get(step, "node", "configurable-http-proxy")
+
+
+def get_pyright(step: str) -> dict[str, str]:
+    return _get(step, "pyright", "pyright")
