@@ -166,10 +166,43 @@ def measure(rounds: int) -> dict:
     }
 
 
+def size(launcher: int) -> dict[str, int]:
+    """What must stay flat over many starts: of the launcher, and of the machine."""
+    status = Path(f"/proc/{launcher}/status").read_text()
+    return {
+        "resident KiB": int(status.split("VmRSS:")[1].split()[0]),
+        "open files": len(list(Path(f"/proc/{launcher}/fd").iterdir())),
+        "threads": len(list(Path(f"/proc/{launcher}/task").iterdir())),
+        "mounts": Path("/proc/mounts").read_text().count(str(RUN)),
+        "sandbox directories": len(list((RUN / "sandboxes").iterdir())),
+        "containers": len(list((RUN / "containerd/state/io.containerd.runtime.v2.task").glob("*/*"))),
+    }
+
+
+def soak(launcher: int, rounds: int) -> None:
+    """Starts and stops again and again; ends with an error if something grows."""
+    client, before = Client(), {}
+    for number in range(rounds):
+        cold(client, f"user-{number % 7}", [{}])
+        # The first starts fill caches.
+        if number == min(100, rounds // 4):
+            before = size(launcher)
+        if number % 50 == 0:
+            print(f"start {number} of {rounds}: {size(launcher)}", file=sys.stderr, flush=True)
+    time.sleep(2)
+    after = size(launcher)
+    grown = {name: (before[name], after[name]) for name in after if after[name] > before[name] * 1.1 + 2}
+    print(f"before {before}\nafter  {after}")
+    if grown:
+        sys.exit(f"these have grown over {rounds} starts: {grown}")
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--rounds", type=int, default=10)
-    rounds = arguments.parse_args().rounds
+    arguments.add_argument("--soak", type=int, metavar="STARTS", help="start so often, and watch for growth")
+    chosen = arguments.parse_args()
+    rounds = chosen.rounds
     if os.geteuid() != 0:
         sys.exit("must be run by root")
     RUN.mkdir(mode=0o711)
@@ -187,8 +220,10 @@ def main() -> None:
         print("importing the image", file=sys.stderr)
         imported = [LAUNCHER, "--config", config, "image", "import", TOOLS / "singleuser.oci.tar", REFERENCE]
         subprocess.run(imported, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        status = Path(f"/proc/{launcher.pid}/status").read_text()
-        idle = int(status.split("VmRSS:")[1].split()[0]) / 1024
+        if chosen.soak:
+            soak(launcher.pid, chosen.soak)
+            return
+        idle = size(launcher.pid)["resident KiB"] / 1024
         report = {
             "runc": {"cold": measure(rounds)},
             "launcher_rss_mib": round(idle, 1),

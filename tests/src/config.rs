@@ -73,7 +73,8 @@ digest = "sha256:{zeros}"
         init = place::init().display(),
         bin = place::tools().join("bin").display(),
         subnet = subnet(slot),
-        uplink = if options.world { "uplink = \"world\"\nresolvers = [\"203.0.113.53\"]" } else { "" },
+        uplink =
+            if options.world { "uplink = \"world\"\nresolvers = [\"203.0.113.53\"]" } else { "" },
         last_disk = disk + 3_999_999,
         last_run = run + 64 * 65_536 - 1,
         reference = image::REFERENCE,

@@ -4,13 +4,15 @@
 use anyhow::Context as _;
 use prost::Message as _;
 use prost_types::{
-    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet, ServiceDescriptorProto,
+    DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet,
+    ServiceDescriptorProto,
     field_descriptor_proto::{Label, Type},
 };
 
 /// The contract of this build.
 pub fn text() -> anyhow::Result<String> {
-    let set = FileDescriptorSet::decode(adrastea_proto::DESCRIPTOR).context("failed to read the descriptor")?;
+    let set = FileDescriptorSet::decode(adrastea_proto::DESCRIPTOR)
+        .context("failed to read the descriptor")?;
     let mut lines = Vec::new();
     for file in &set.file {
         lines.push(format!("package {}", file.package()));
@@ -58,7 +60,8 @@ fn kind(field: &FieldDescriptorProto, message: &DescriptorProto) -> String {
         Type::Message | Type::Enum => field.type_name().to_owned(),
         other => other.as_str_name().trim_start_matches("TYPE_").to_lowercase(),
     };
-    let group = field.oneof_index.and_then(|index| message.oneof_decl.get(usize::try_from(index).ok()?));
+    let group =
+        field.oneof_index.and_then(|index| message.oneof_decl.get(usize::try_from(index).ok()?));
     if field.proto3_optional() {
         format!("optional {base}")
     } else if let Some(group) = group {

@@ -90,7 +90,13 @@ impl Default for Layer {
 }
 
 impl Layer {
-    fn add(&mut self, name: &str, kind: EntryType, mode: u32, content: &[u8]) -> anyhow::Result<()> {
+    fn add(
+        &mut self,
+        name: &str,
+        kind: EntryType,
+        mode: u32,
+        content: &[u8],
+    ) -> anyhow::Result<()> {
         let mut header = Header::new_gnu();
         header.set_entry_type(kind);
         header.set_mode(mode);

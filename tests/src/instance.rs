@@ -89,7 +89,11 @@ impl Instance {
         ensure!(imported.code == 0, "failed to import the image: {}", imported.stderr);
         // The first start makes what is kept for later ones (the skeleton of the rootfs).
         let first = instance.run("first-user", &[image::ANSWER, "exit", "0"])?;
-        ensure!(first.code == 0, "the first sandbox failed: {first:?}\n{}", instance.launcher_log());
+        ensure!(
+            first.code == 0,
+            "the first sandbox failed: {first:?}\n{}",
+            instance.launcher_log()
+        );
         instance.baseline = remains::of_sandboxes(&instance)?;
         Ok(instance)
     }
@@ -138,7 +142,8 @@ impl Instance {
 
     /// Starts the launcher and returns when it answers; with `Some`, the one that dies at failpoints.
     pub async fn serve(&self, failpoints: Option<&str>) -> anyhow::Result<()> {
-        let log = OpenOptions::new().create(true).append(true).open(self.directory.join("serve.log"))?;
+        let log =
+            OpenOptions::new().create(true).append(true).open(self.directory.join("serve.log"))?;
         let binary = failpoints.map_or_else(place::launcher, |_| place::launcher_with_failpoints());
         ensure!(binary.exists(), "`{}` is missing", binary.display());
         let mut command = self.namespace.command(binary);
@@ -161,7 +166,11 @@ impl Instance {
             if let Some(status) = self.ended() {
                 bail!("the launcher ended ({status}):\n{}", self.launcher_log());
             }
-            ensure!(Instant::now() < deadline, "the launcher does not answer:\n{}", self.launcher_log());
+            ensure!(
+                Instant::now() < deadline,
+                "the launcher does not answer:\n{}",
+                self.launcher_log()
+            );
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -210,7 +219,8 @@ impl Instance {
     /// The process id of this instance's containerd.
     pub fn containerd_pid(&self) -> anyhow::Result<i32> {
         let file = self.run_directory().join("containerd/containerd.pid");
-        let text = fs::read_to_string(&file).with_context(|| format!("failed to read `{}`", file.display()))?;
+        let text = fs::read_to_string(&file)
+            .with_context(|| format!("failed to read `{}`", file.display()))?;
         let pid = text.split_whitespace().next().and_then(|pid| pid.parse().ok());
         pid.context("the pidfile of containerd holds no number")
     }
@@ -225,7 +235,8 @@ impl Instance {
         let deadline = Instant::now() + patience;
         loop {
             let now = remains::of_sandboxes(self)?;
-            let mut found: Vec<_> = now.difference(&self.baseline).map(|line| format!("+ {line}")).collect();
+            let mut found: Vec<_> =
+                now.difference(&self.baseline).map(|line| format!("+ {line}")).collect();
             found.extend(self.baseline.difference(&now).map(|line| format!("- {line}")));
             if found.is_empty() || Instant::now() > deadline {
                 return Ok(found);
@@ -241,9 +252,11 @@ impl Instance {
         Ok(())
     }
 
-    /// Stops everything, and tells what of the instance is still on the host.
+    /// Stops everything, once, and tells what of the instance is still on the host.
     pub async fn finish(&self) -> anyhow::Result<()> {
-        self.finished.store(true, Ordering::Relaxed);
+        if self.finished.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
         let ended = self.end_in_order().await;
         let left = remains::of_instance(&self.name, Duration::from_secs(5));
         remains::remove_by_force(&self.name);
@@ -300,7 +313,13 @@ fn take_slot() -> anyhow::Result<(u32, Flock<File>)> {
 fn make_world(host: &Namespace) -> anyhow::Result<Namespace> {
     let world = Namespace::new()?;
     host.join(("world", "203.0.113.2/24"), &world, ("uplink", "203.0.113.1/24"))?;
-    for address in ["203.0.113.53/32", "203.0.113.80/32", "10.99.0.1/32", "192.168.77.1/32", "169.254.169.254/32"] {
+    for address in [
+        "203.0.113.53/32",
+        "203.0.113.80/32",
+        "10.99.0.1/32",
+        "192.168.77.1/32",
+        "169.254.169.254/32",
+    ] {
         world.ip(&format!("address add {address} dev uplink"))?;
     }
     host.ip("route add default via 203.0.113.1")?;

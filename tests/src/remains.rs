@@ -26,31 +26,56 @@ use crate::{Instance, place};
 pub fn of_sandboxes(instance: &Instance) -> anyhow::Result<BTreeSet<String>> {
     let name = &instance.name;
     let mut found = BTreeSet::new();
-    let mut add = |kind: &str, lines: Vec<String>| {
+    let mut add = |kind: &str, mut lines: Vec<String>| {
+        // The engine's empty directories of its namespace say nothing.
+        lines.retain(|line| !line.is_empty() && !line.ends_with(&format!("/{name}")));
         // Numbered, so that a second line of the same text is seen.
-        let mut lines: Vec<_> = lines.into_iter().filter(|line| !line.is_empty()).collect();
         lines.sort();
         let mut previous = (String::new(), 0);
         for line in lines {
-            previous = if previous.0 == line { (line.clone(), previous.1 + 1) } else { (line.clone(), 0) };
+            previous =
+                if previous.0 == line { (line.clone(), previous.1 + 1) } else { (line.clone(), 0) };
             found.insert(format!("{kind}: {line}{}", if previous.1 > 0 { " (again)" } else { "" }));
         }
     };
     add("mount", mounts(name)?);
-    add("cgroup", cgroups(name).iter().map(|path| path.display().to_string()).collect());
-    add("process", processes(name).into_iter().filter(|(_, line)| !line.contains("adrastea")).map(|(_, line)| line).collect());
+    add("cgroup", cgroups(name).iter().map(|path| format!("{}/", path.display())).collect());
+    // The launcher may be another one by now; everything else has its line.
+    let launcher = instance.pid().map(u32::cast_signed);
+    let others = processes(name).into_iter().filter(|(pid, _)| Some(*pid) != launcher);
+    add("process", others.map(|(_, line)| line).collect());
     add("link", lines(&instance.namespace.ip("-o link")?).iter().map(|line| link(line)).collect());
     add("route", lines(&instance.namespace.ip("route")?));
     add("firewall", lines(&instance.namespace.output("nft", &["--stateless", "list", "ruleset"])?));
     let router = format!("/run/netns/{name}");
-    for (kind, words) in [("router link", "ip -o link"), ("router route", "ip route"), ("router firewall", "nft --stateless list ruleset")] {
-        let output = Command::new("nsenter").arg(format!("--net={router}")).args(words.split(' ')).output()?;
-        add(kind, lines(&String::from_utf8_lossy(&output.stdout)).iter().map(|line| if kind == "router link" { link(line) } else { line.clone() }).collect());
+    for (kind, words) in [
+        ("router link", "ip -o link"),
+        ("router route", "ip route"),
+        ("router firewall", "nft --stateless list ruleset"),
+    ] {
+        let output = Command::new("nsenter")
+            .arg(format!("--net={router}"))
+            .args(words.split(' '))
+            .output()?;
+        add(
+            kind,
+            lines(&String::from_utf8_lossy(&output.stdout))
+                .iter()
+                .map(|line| if kind == "router link" { link(line) } else { line.clone() })
+                .collect(),
+        );
     }
-    for folder in [instance.run_directory().join("sandboxes"), instance.run_directory().join("runc"), instance.state().join("logs")] {
+    for folder in [
+        instance.run_directory().join("sandboxes"),
+        instance.run_directory().join("runc"),
+        instance.state().join("logs"),
+    ] {
         add("file", walk(&folder));
     }
-    add("task directory", walk(&instance.run_directory().join("containerd/state/io.containerd.runtime.v2.task")));
+    add(
+        "task directory",
+        walk(&instance.run_directory().join("containerd/state/io.containerd.runtime.v2.task")),
+    );
     for words in ["containers ls -q", "tasks ls -q", "snapshots ls", "leases ls -q"] {
         add(words, ctr(instance, words)?);
     }
@@ -75,7 +100,11 @@ fn ctr(instance: &Instance, words: &str) -> anyhow::Result<Vec<String>> {
         .args(words.split(' '))
         .output()
         .context("failed to run `ctr`")?;
-    anyhow::ensure!(output.status.success(), "ctr {words}: {}", String::from_utf8_lossy(&output.stderr));
+    anyhow::ensure!(
+        output.status.success(),
+        "ctr {words}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(lines(&String::from_utf8_lossy(&output.stdout)))
 }
 
@@ -83,13 +112,21 @@ fn ctr(instance: &Instance, words: &str) -> anyhow::Result<Vec<String>> {
 pub fn of_instance(name: &str, patience: Duration) -> anyhow::Result<Vec<String>> {
     let deadline = Instant::now() + patience;
     loop {
-        let mut found: Vec<_> = mounts(name)?.iter().map(|point| format!("mount at {point} of {name}.")).collect();
-        found.extend(cgroups(name).iter().map(|path| format!("control group {} of {name}", path.display())));
-        found.extend(processes(name).into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
+        let mut found: Vec<_> =
+            mounts(name)?.iter().map(|point| format!("mount at {point} of {name}.")).collect();
+        found.extend(
+            cgroups(name).iter().map(|path| format!("control group {} of {name}", path.display())),
+        );
+        found.extend(
+            processes(name).into_iter().map(|(pid, line)| format!("process {pid}: {line}")),
+        );
         let router = PathBuf::from(format!("/run/netns/{name}"));
-        found.extend(router.exists().then(|| format!("network namespace {name} ({})", router.display())));
+        found.extend(
+            router.exists().then(|| format!("network namespace {name} ({})", router.display())),
+        );
         // The directories themselves may stay; what is in the run directory's places may not.
-        for folder in ["sandboxes", "api", "runc", "containerd/state/io.containerd.runtime.v2.task"] {
+        for folder in ["sandboxes", "api", "runc", "containerd/state/io.containerd.runtime.v2.task"]
+        {
             found.extend(walk(&Path::new("/run").join(name).join(folder)));
         }
         // The engine's empty directory of its namespace says nothing.
@@ -138,14 +175,24 @@ fn collect(directory: &Path, found: &mut Vec<PathBuf>) {
 
 /// Processes in the instance's control groups, or with its run directory or configuration on their command line.
 fn processes(name: &str) -> Vec<(i32, String)> {
-    let (group, words) = (format!("/{name}/"), [format!("/run/{name}/"), format!("/{name}/adrastea.toml"), format!("-namespace {name} ")]);
+    let (group, words) = (
+        format!("/{name}/"),
+        [format!("/run/{name}/"), format!("/{name}/adrastea.toml"), format!("-namespace {name} ")],
+    );
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        let read = |file: &str| fs::read(entry.path().join(file)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+            continue;
+        };
+        let read = |file: &str| {
+            fs::read(entry.path().join(file))
+                .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+                .unwrap_or_default()
+        };
         let command = read("cmdline").replace('\0', " ");
         let inside = read("cgroup").lines().any(|line| format!("{line}/").contains(&group));
-        if inside || words.iter().any(|word| command.contains(word.as_str())) {
+        let own = pid == std::process::id().cast_signed();
+        if !own && (inside || words.iter().any(|word| command.contains(word.as_str()))) {
             found.push((pid, command.trim().to_owned()));
         }
     }
@@ -198,7 +245,9 @@ pub fn sweep_dead_runs() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.strip_prefix("at").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
         let dead = pid.is_some_and(|pid| {
-            !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) && !Path::new("/proc").join(pid).exists()
+            !pid.is_empty()
+                && pid.bytes().all(|byte| byte.is_ascii_digit())
+                && !Path::new("/proc").join(pid).exists()
         });
         if dead {
             remove_by_force(&name);
@@ -209,7 +258,10 @@ pub fn sweep_dead_runs() {
 /// The whole host by `tests/leak-snapshot`, for the time before the first and after the last test.
 pub fn of_host() -> anyhow::Result<Vec<u8>> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("leak-snapshot");
-    let output = Command::new(script).stderr(Stdio::inherit()).output().context("failed to run `leak-snapshot`")?;
+    let output = Command::new(script)
+        .stderr(Stdio::inherit())
+        .output()
+        .context("failed to run `leak-snapshot`")?;
     anyhow::ensure!(output.status.success(), "`leak-snapshot` failed");
     Ok(output.stdout)
 }

@@ -30,7 +30,8 @@ fn outcome(result: anyhow::Result<()>) -> Result<(), Failed> {
 impl Suite {
     /// `options` are those of the shared instance.
     pub fn new(options: Options) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(4).enable_all().build()?;
         Ok(Self {
             runtime: Arc::new(runtime),
             shared: Arc::new(OnceCell::new()),
@@ -50,19 +51,31 @@ impl Suite {
     where
         F: Future<Output = anyhow::Result<()>> + Send,
     {
-        let (runtime, shared, options) = (Arc::clone(&self.runtime), Arc::clone(&self.shared), self.options.clone());
+        let (runtime, shared, options) =
+            (Arc::clone(&self.runtime), Arc::clone(&self.shared), self.options.clone());
         self.trials.push(Trial::test(name, move || {
             outcome(runtime.block_on(async {
-                let make = || async { Instance::new(&options).await.map(Arc::new).map_err(|error| format!("{error:#}")) };
+                let make = || async {
+                    Instance::new(&options)
+                        .await
+                        .map(Arc::new)
+                        .map_err(|error| format!("{error:#}"))
+                };
                 let instance = shared.get_or_init(make).await.clone();
-                act(instance.map_err(|error| anyhow!("the shared instance did not start: {error}"))?).await
+                act(instance
+                    .map_err(|error| anyhow!("the shared instance did not start: {error}"))?)
+                .await
             }))
         }));
     }
 
     /// A trial that may do anything to an instance of its own.
-    pub fn own<F>(&mut self, name: &str, options: Options, act: impl FnOnce(Arc<Instance>) -> F + Send + 'static)
-    where
+    pub fn own<F>(
+        &mut self,
+        name: &str,
+        options: Options,
+        act: impl FnOnce(Arc<Instance>) -> F + Send + 'static,
+    ) where
         F: Future<Output = anyhow::Result<()>> + Send + 'static,
     {
         let (runtime, turn) = (Arc::clone(&self.runtime), Arc::clone(&self.own));
@@ -76,7 +89,9 @@ impl Suite {
                 let finished = instance.finish().await;
                 match acted {
                     Ok(Ok(())) => finished,
-                    Ok(Err(error)) => Err(error.context(format!("the launcher's log ends:\n{log}\n"))),
+                    Ok(Err(error)) => {
+                        Err(error.context(format!("the launcher's log ends:\n{log}\n")))
+                    }
                     Err(panic) => Err(anyhow!("{panic}\nthe launcher's log ends:\n{log}")),
                 }
             }))

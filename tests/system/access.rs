@@ -7,10 +7,14 @@ use std::{
 };
 
 use adrastea_proto::v1::{
-    GetRequest, ListImagesRequest, ListRequest, RunRequest, StopAllRequest, admin_client::AdminClient,
-    launcher_client::LauncherClient,
+    GetRequest, ListImagesRequest, ListRequest, RunRequest, StopAllRequest,
+    admin_client::AdminClient, launcher_client::LauncherClient,
 };
-use adrastea_tests::{Suite, User, client::{HUB, key, request}, config, place};
+use adrastea_tests::{
+    Suite, User,
+    client::{HUB, key, request},
+    config, place,
+};
 use anyhow::{Context as _, ensure};
 use tonic::{Code, Status};
 
@@ -25,10 +29,17 @@ fn denied<T>(result: Result<T, Status>) -> anyhow::Result<()> {
 pub fn add(suite: &mut Suite) {
     suite.shared("access::only_the_sockets_group_can_open_it", |instance| async move {
         let socket = fs::metadata(instance.socket())?;
-        ensure!((socket.uid(), socket.gid(), socket.mode() & 0o777) == (0, 65534, 0o660), "{socket:?}");
+        ensure!(
+            (socket.uid(), socket.gid(), socket.mode() & 0o777) == (0, 65534, 0o660),
+            "{socket:?}"
+        );
         let directory = fs::metadata(instance.run_directory().join("api"))?;
-        ensure!((directory.uid(), directory.gid(), directory.mode() & 0o777) == (0, 65534, 0o750), "{directory:?}");
-        let error = instance.channel_as(User::other(4321)).await.err().context("another user connected")?;
+        ensure!(
+            (directory.uid(), directory.gid(), directory.mode() & 0o777) == (0, 65534, 0o750),
+            "{directory:?}"
+        );
+        let error =
+            instance.channel_as(User::other(4321)).await.err().context("another user connected")?;
         let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
         ensure!(kind == Some(std::io::ErrorKind::PermissionDenied), "{error:?}");
         Ok(())
@@ -52,7 +63,8 @@ pub fn add(suite: &mut Suite) {
         let mut admin = AdminClient::new(channel);
         denied(admin.list_images(ListImagesRequest {}).await)?;
         denied(admin.stop_all(StopAllRequest::default()).await)?;
-        let run = RunRequest { start: Some(request("intruder")), command: vec!["/bin/answer".into()] };
+        let run =
+            RunRequest { start: Some(request("intruder")), command: vec!["/bin/answer".into()] };
         denied(admin.run(run).await)
     });
 
@@ -65,7 +77,12 @@ pub fn add(suite: &mut Suite) {
             (instance.run_directory().join("containerd"), 0o700),
         ] {
             let found = fs::metadata(&path)?;
-            ensure!((found.uid(), found.mode() & 0o777) == (0, mode), "`{}`: {:o}", path.display(), found.mode());
+            ensure!(
+                (found.uid(), found.mode() & 0o777) == (0, mode),
+                "`{}`: {:o}",
+                path.display(),
+                found.mode()
+            );
         }
         Ok(())
     });
@@ -86,7 +103,8 @@ fn refuses_configurations(directory: &std::path::Path) -> anyhow::Result<()> {
     let good = config::text("at-never", 0, &digest, &adrastea_tests::Options::default());
     let path = directory.join("adrastea.toml");
     let serve = |path: &std::path::Path| -> anyhow::Result<String> {
-        let output = Command::new(place::launcher()).arg("--config").arg(path).arg("serve").output()?;
+        let output =
+            Command::new(place::launcher()).arg("--config").arg(path).arg("serve").output()?;
         ensure!(!output.status.success(), "the launcher started with `{}`", path.display());
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     };
@@ -117,6 +135,9 @@ fn refuses_configurations(directory: &std::path::Path) -> anyhow::Result<()> {
     symlink(&path, &link)?;
     ensure!(serve(&link)?.contains("not a regular file"));
     ensure!(serve(&directory.join("absent.toml"))?.contains("hint:"));
-    ensure!(!std::path::Path::new("/run/at-never").exists() && !std::path::Path::new("/var/lib/at-never").exists());
+    ensure!(
+        !std::path::Path::new("/run/at-never").exists()
+            && !std::path::Path::new("/var/lib/at-never").exists()
+    );
     Ok(())
 }

@@ -15,13 +15,30 @@ pub fn add(suite: &mut Suite) {
         let before = fs::read_to_string(&golden).context("failed to read the golden file")?;
         let added = now.lines().filter(|line| !before.lines().any(|old| old == *line));
         let removed = before.lines().filter(|line| !now.lines().any(|new| new == *line));
-        let changes: Vec<_> = added.map(|line| format!("+ {line}")).chain(removed.map(|line| format!("- {line}"))).collect();
-        ensure!(before == now, "the contract changed; if that is meant, run with UPDATE_GOLDEN=1:\n{}", changes.join("\n"));
+        let changes: Vec<_> = added
+            .map(|line| format!("+ {line}"))
+            .chain(removed.map(|line| format!("- {line}")))
+            .collect();
+        ensure!(
+            before == now,
+            "the contract changed; if that is meant, run with UPDATE_GOLDEN=1:\n{}",
+            changes.join("\n")
+        );
         Ok(())
     });
     suite.plain("contract::no_field_reaches_below_the_policy", || {
         let text = contract::text()?;
-        for word in ["mount", "capabilit", "device", "seccomp", "namespace", "annotation", "oci", "privileged", "volume"] {
+        for word in [
+            "mount",
+            "capabilit",
+            "device",
+            "seccomp",
+            "namespace",
+            "annotation",
+            "oci",
+            "privileged",
+            "volume",
+        ] {
             let field = text.lines().filter(|line| line.contains(" = ")).find(|line| {
                 let name = line.split(['=', ':']).nth(1).unwrap_or_default();
                 name.to_lowercase().contains(word)

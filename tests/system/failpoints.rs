@@ -1,7 +1,10 @@
 //! The launcher dies by SIGKILL at every named point; the next one leaves
 //! nothing behind, or adopts, and no home is lost.
 
-use std::time::{Duration, Instant};
+use std::{
+    os::unix::process::ExitStatusExt as _,
+    time::{Duration, Instant},
+};
 
 use adrastea_proto::v1::Phase;
 use adrastea_tests::{Instance, Options, Suite, client::request};
@@ -9,35 +12,58 @@ use anyhow::{Context as _, ensure};
 
 /// Points on the way up.
 const STARTING: &[&str] = &[
-    "directory-intended", "directory-made", "namespaces-intended", "namespaces-made", "network-intended", "network-made",
-    "rootfs-intended", "rootfs-made", "container-intended", "container-created", "container-started", "prove-done",
-    "home-attached", "claim-done",
+    "directory-intended",
+    "directory-made",
+    "namespaces-intended",
+    "namespaces-made",
+    "network-intended",
+    "network-made",
+    "rootfs-intended",
+    "rootfs-made",
+    "container-intended",
+    "container-created",
+    "container-started",
+    "prove-done",
+    "home-attached",
+    "claim-done",
 ];
 /// Points after which the sandbox is to be adopted.
 const RUNNING: &[&str] = &["running-recorded", "ready-answered"];
 /// Points on the way down.
-const STOPPING: &[&str] = &["container-undone", "rootfs-undone", "network-undone", "namespaces-undone", "directory-undone"];
+const STOPPING: &[&str] = &[
+    "container-undone",
+    "rootfs-undone",
+    "network-undone",
+    "namespaces-undone",
+    "directory-undone",
+];
 
 /// Everything must be in order again this long after the next launcher began.
 const CONVERGED: Duration = Duration::from_secs(10);
 
 pub fn add(suite: &mut Suite) {
     for (name, points) in [("starting", STARTING), ("running", RUNNING), ("stopping", STOPPING)] {
-        suite.own(&format!("failpoints::death_at_every_point_of_{name}_heals"), Options::default(), move |instance| async move {
-            let ready = instance.start("ana").await?;
-            ensure!(instance.http(ready.address(), "/write/kept/home/jovyan/file")?.1 == "written");
-            instance.stop("ana", "").await?;
-            let mut broken = Vec::new();
-            for point in points {
-                if let Err(error) = die_at(&instance, point, name).await {
-                    broken.push(format!("{point}: {error:#}"));
-                    // What one point left must not be counted for the next.
-                    instance.stop("ana", "").await.ok();
+        suite.own(
+            &format!("failpoints::death_at_every_point_of_{name}_heals"),
+            Options::default(),
+            move |instance| async move {
+                let ready = instance.start("ana").await?;
+                ensure!(
+                    instance.http(ready.address(), "/write/kept/home/jovyan/file")?.1 == "written"
+                );
+                instance.stop("ana", "").await?;
+                let mut broken = Vec::new();
+                for point in points {
+                    if let Err(error) = die_at(&instance, point, name).await {
+                        broken.push(format!("{point}: {error:#}"));
+                        // What one point left must not be counted for the next.
+                        instance.stop("ana", "").await.ok();
+                    }
                 }
-            }
-            ensure!(broken.is_empty(), "{}", broken.join("\n"));
-            Ok(())
-        });
+                ensure!(broken.is_empty(), "{}", broken.join("\n"));
+                Ok(())
+            },
+        );
     }
 
     suite.plain("failpoints::every_point_of_the_launcher_is_tried", || {
@@ -64,7 +90,8 @@ async fn die_at(instance: &Instance, point: &str, when: &str) -> anyhow::Result<
     } else {
         instance.try_start(request("ana")).await.err().context("the launcher did not die")?;
     }
-    instance.wait_ended(Duration::from_secs(10))?;
+    let ended = instance.wait_ended(Duration::from_secs(10))?;
+    ensure!(ended.signal() == Some(9), "it did not die at the point: {ended}");
     let since = Instant::now();
     instance.serve(None).await?;
     if when == "running" {
@@ -82,7 +109,10 @@ async fn die_at(instance: &Instance, point: &str, when: &str) -> anyhow::Result<
     ensure!(!exit.message.is_empty(), "the end has no words");
     // The home is intact, and the same user starts again.
     let ready = instance.start("ana").await?;
-    ensure!(instance.http(ready.address(), "/cat/home/jovyan/file")?.1 == "kept", "the home was lost");
+    ensure!(
+        instance.http(ready.address(), "/cat/home/jovyan/file")?.1 == "kept",
+        "the home was lost"
+    );
     instance.stop("ana", "").await?;
     instance.nothing_left(CONVERGED)
 }

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use adrastea_proto::v1::{ExitCause, FailureReason, Phase, StartRequest, WatchRequest, watch_event};
+use adrastea_proto::v1::{
+    ExitCause, FailureReason, Phase, StartRequest, WatchRequest, watch_event,
+};
 use adrastea_tests::{
     Suite,
     client::{HUB, request},
@@ -10,28 +12,41 @@ use adrastea_tests::{
 };
 use anyhow::{Context as _, ensure};
 
-use crate::ask::{failed, with_arguments};
+use crate::{
+    ask::{failed, with_arguments},
+    stop::wait_for,
+};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 pub fn add(suite: &mut Suite) {
-    suite.shared("life::a_start_tells_its_progress_and_then_the_server_answers", |instance| async move {
-        let ready = instance.start("progress").await?;
-        let phases: Vec<_> = ready.progress.iter().map(|step| step.phase()).collect();
-        let expected = [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting];
-        ensure!(phases == expected, "{phases:?}");
-        ensure!(ready.progress.iter().all(|step| !step.message.is_empty()), "a step without words");
-        ensure!(ready.progress.is_sorted_by_key(|step| step.percent), "percentages go back");
-        // At once: whoever is told "ready" must not need a second try.
-        ensure!(instance.http(ready.address(), "/")? == (200, "ok".into()));
-        let sandbox = instance.get("progress").await?;
-        ensure!(sandbox.phase() == Phase::Ready && sandbox.sandbox_id == ready.id(), "{sandbox:?}");
-        ensure!(sandbox.steps.len() > 5, "the steps were not timed: {:?}", sandbox.steps);
-        instance.stop("progress", "").await?;
-        ensure!(instance.get("progress").await?.phase() == Phase::Gone);
-        ensure!(instance.http(ready.address(), "/").is_err(), "it still answers");
-        Ok(())
-    });
+    suite.shared(
+        "life::a_start_tells_its_progress_and_then_the_server_answers",
+        |instance| async move {
+            let ready = instance.start("progress").await?;
+            let phases: Vec<_> = ready.progress.iter().map(|step| step.phase()).collect();
+            let expected =
+                [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting];
+            ensure!(phases == expected, "{phases:?}");
+            ensure!(
+                ready.progress.iter().all(|step| !step.message.is_empty()),
+                "a step without words"
+            );
+            ensure!(ready.progress.is_sorted_by_key(|step| step.percent), "percentages go back");
+            // At once: whoever is told "ready" must not need a second try.
+            ensure!(instance.http(ready.address(), "/")? == (200, "ok".into()));
+            let sandbox = instance.get("progress").await?;
+            ensure!(
+                sandbox.phase() == Phase::Ready && sandbox.sandbox_id == ready.id(),
+                "{sandbox:?}"
+            );
+            ensure!(sandbox.steps.len() > 5, "the steps were not timed: {:?}", sandbox.steps);
+            instance.stop("progress", "").await?;
+            ensure!(instance.get("progress").await?.phase() == Phase::Gone);
+            ensure!(instance.http(ready.address(), "/").is_err(), "it still answers");
+            Ok(())
+        },
+    );
 
     suite.shared("life::the_server_gets_its_environment_home_and_user", |instance| async move {
         let request = StartRequest {
@@ -41,13 +56,26 @@ pub fn add(suite: &mut Suite) {
         };
         let ready = instance.start_with(request).await?;
         let environment = instance.http(ready.address(), "/env")?.1;
-        for line in ["TEST_PLAIN=a b=c", "JUPYTERHUB_API_TOKEN=canary", "HOME=/home/jovyan", "USER=jovyan", "PATH=/bin", "FROM_IMAGE=a=b"] {
-            ensure!(environment.lines().any(|found| found == line), "`{line}` is not in:\n{environment}");
+        for line in [
+            "TEST_PLAIN=a b=c",
+            "JUPYTERHUB_API_TOKEN=canary",
+            "HOME=/home/jovyan",
+            "USER=jovyan",
+            "PATH=/bin",
+            "FROM_IMAGE=a=b",
+        ] {
+            ensure!(
+                environment.lines().any(|found| found == line),
+                "`{line}` is not in:\n{environment}"
+            );
         }
         ensure!(!environment.contains("LD_PRELOAD"), "the image set LD_PRELOAD:\n{environment}");
         ensure!(instance.http(ready.address(), "/directory")?.1 == "/home/jovyan");
         ensure!(instance.http(ready.address(), "/write/kept/home/jovyan/file")?.1 == "written");
-        ensure!(instance.http(ready.address(), "/write/no/usr/file")?.1.starts_with("error 30"), "the rootfs can be written");
+        ensure!(
+            instance.http(ready.address(), "/write/no/usr/file")?.1.starts_with("error 30"),
+            "the rootfs can be written"
+        );
         instance.stop("environment", "").await?;
         let ready = instance.start("environment").await?;
         ensure!(instance.http(ready.address(), "/cat/home/jovyan/file")?.1 == "kept");
@@ -78,7 +106,7 @@ pub fn add(suite: &mut Suite) {
     });
 
     suite.shared("life::a_signal_is_told", |instance| async move {
-        for signal in [9, 11] {
+        for signal in [9, 6] {
             let ready = instance.start("signal").await?;
             instance.http(ready.address(), &format!("/signal/{signal}")).ok();
             let exit = instance.exit("signal", PATIENCE).await?;
@@ -88,7 +116,8 @@ pub fn add(suite: &mut Suite) {
     });
 
     suite.shared("life::an_end_is_pushed_to_those_who_watch", |instance| async move {
-        let mut events = instance.launcher().await?.watch(WatchRequest { hub: HUB.into() }).await?.into_inner();
+        let mut events =
+            instance.launcher().await?.watch(WatchRequest { hub: HUB.into() }).await?.into_inner();
         let ready = instance.start("watched").await?;
         instance.http(ready.address(), "/exit/4").ok();
         let (mut synced, mut seen) = (false, false);
@@ -96,7 +125,9 @@ pub fn add(suite: &mut Suite) {
             while let Some(event) = events.message().await? {
                 match event.event {
                     Some(watch_event::Event::Synced(_)) => synced = true,
-                    Some(watch_event::Event::Sandbox(sandbox)) if sandbox.sandbox_id == ready.id() => {
+                    Some(watch_event::Event::Sandbox(sandbox))
+                        if sandbox.sandbox_id == ready.id() =>
+                    {
                         seen |= sandbox.phase() == Phase::Ready;
                         if sandbox.phase() == Phase::Gone {
                             return sandbox.exit.context("no cause");
@@ -107,23 +138,39 @@ pub fn add(suite: &mut Suite) {
             }
             anyhow::bail!("the stream ended")
         };
-        let exit = tokio::time::timeout(PATIENCE, watching).await.context("nothing was pushed")??;
+        let exit =
+            tokio::time::timeout(PATIENCE, watching).await.context("nothing was pushed")??;
         ensure!(synced && seen && exit.code == 4, "{synced} {seen} {exit:?}");
         Ok(())
     });
 
-    suite.shared("life::a_server_that_ends_before_it_answers_is_a_failure_with_its_log", |instance| async move {
-        let failure = instance.start_failing(with_arguments("dies", &["die", "7"])).await?;
-        failed(&failure, FailureReason::ServerExited, "7")?;
-        ensure!(failure.log_tail.contains("dying on purpose"), "{failure:?}");
-        ensure!(instance.get("dies").await?.phase() == Phase::Gone);
-        Ok(())
-    });
+    suite.shared(
+        "life::a_server_that_ends_before_it_answers_is_a_failure_with_its_log",
+        |instance| async move {
+            let failure = instance.start_failing(with_arguments("dies", &["die", "7"])).await?;
+            failed(&failure, FailureReason::ServerExited, "7")?;
+            ensure!(failure.log_tail.contains("dying on purpose"), "{failure:?}");
+            ensure!(instance.get("dies").await?.phase() == Phase::Gone);
+            Ok(())
+        },
+    );
 
     suite.shared("life::a_late_server_is_waited_for", |instance| async move {
         let ready = instance.start_with(with_arguments("late", &["late", "1500"])).await?;
         ensure!(instance.http(ready.address(), "/")?.0 == 200);
         instance.stop("late", "").await.map(|_| ())
+    });
+
+    suite.shared("life::a_start_goes_on_when_its_hub_goes_away", |instance| async move {
+        let request = with_arguments("left", &["late", "500"]);
+        let mut events = instance.launcher().await?.start(request.clone()).await?.into_inner();
+        events.message().await?;
+        drop(events);
+        wait_for(&instance, "left", Phase::Ready).await?;
+        // The hub that comes back asks again, and gets the same one.
+        let again = instance.start_with(request).await?;
+        ensure!(again.id() == instance.get("left").await?.sandbox_id);
+        instance.stop("left", "").await.map(|_| ())
     });
 
     suite.shared("life::run_passes_output_and_exit_code_on", |instance| async move {

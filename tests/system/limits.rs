@@ -33,15 +33,30 @@ pub fn add(suite: &mut Suite) {
         let limits = |memory_bytes, cpu_millis| Some(Limits { memory_bytes, cpu_millis });
         let environment = |name: &str| [(name.to_owned(), "x".to_owned())].into();
         let cases = [
-            (StartRequest { limits: limits(Some((128 << 20) + 1), None), ..base() }, "profiles.standard.limits.memory_ceiling"),
-            (StartRequest { limits: limits(None, Some(2001)), ..base() }, "profiles.standard.limits.cpu_ceiling"),
+            (
+                StartRequest { limits: limits(Some((128 << 20) + 1), None), ..base() },
+                "profiles.standard.limits.memory_ceiling",
+            ),
+            (
+                StartRequest { limits: limits(None, Some(2001)), ..base() },
+                "profiles.standard.limits.cpu_ceiling",
+            ),
             (StartRequest { runtime: "kata".into(), ..base() }, "profiles.standard.runtimes"),
             (StartRequest { image: "docker.io/evil".into(), ..base() }, "profiles.standard.images"),
             (StartRequest { profile: "unknown".into(), ..base() }, "profiles.*.users"),
             (StartRequest { profile: "tiny-private".into(), ..base() }, "profiles.*.users"),
-            (StartRequest { environment: environment("LD_PRELOAD"), ..base() }, "environment_allowed"),
-            (StartRequest { secret_environment: environment("PATH"), ..base() }, "environment_allowed"),
-            (StartRequest { environment: environment("PYTHONPATH"), ..base() }, "environment_allowed"),
+            (
+                StartRequest { environment: environment("LD_PRELOAD"), ..base() },
+                "environment_allowed",
+            ),
+            (
+                StartRequest { secret_environment: environment("PATH"), ..base() },
+                "environment_allowed",
+            ),
+            (
+                StartRequest { environment: environment("PYTHONPATH"), ..base() },
+                "environment_allowed",
+            ),
         ];
         for (request, rule) in cases {
             refused(instance.try_start(request).await, Code::PermissionDenied, rule)?;
@@ -57,31 +72,37 @@ pub fn add(suite: &mut Suite) {
         instance.stop("modest", "").await.map(|_| ())
     });
 
-    suite.shared("limits::memory_beyond_the_limit_ends_the_server_and_names_the_limit", |instance| async move {
-        let neighbour = instance.start("lean").await?;
-        let ready = instance.start_with(of_profile("hungry", "", "tiny")).await?;
-        instance.http(ready.address(), "/eat/100").ok();
-        let exit = instance.exit("hungry", Duration::from_secs(20)).await?;
-        ensure!(exit.cause() == ExitCause::OutOfMemory, "{exit:?}");
-        ensure!(exit.message.contains("32 MiB"), "{exit:?}");
-        ensure!(instance.http(neighbour.address(), "/")?.0 == 200);
-        instance.stop("lean", "").await.map(|_| ())
-    });
+    suite.shared(
+        "limits::memory_beyond_the_limit_ends_the_server_and_names_the_limit",
+        |instance| async move {
+            let neighbour = instance.start("lean").await?;
+            let ready = instance.start_with(of_profile("hungry", "", "tiny")).await?;
+            instance.http(ready.address(), "/eat/100").ok();
+            let exit = instance.exit("hungry", Duration::from_secs(20)).await?;
+            ensure!(exit.cause() == ExitCause::OutOfMemory, "{exit:?}");
+            ensure!(exit.message.contains("32.0 MiB"), "{exit:?}");
+            ensure!(instance.http(neighbour.address(), "/")?.0 == 200);
+            instance.stop("lean", "").await.map(|_| ())
+        },
+    );
 
-    suite.shared("limits::processes_end_at_the_limit_and_neighbours_go_on", |instance| async move {
-        let neighbour = instance.start("quiet").await?;
-        let ready = instance.start_with(of_profile("forks", "", "tiny")).await?;
-        let made: u32 = instance.http(ready.address(), "/threads/500")?.1.parse()?;
-        ensure!((10..32).contains(&made), "{made} threads with a limit of 32");
-        ensure!(instance.http(ready.address(), "/")?.0 == 200, "the server no longer answers");
-        ensure!(instance.http(neighbour.address(), "/threads/20")?.1 == "20");
-        let other = instance.start("quiet-too").await?;
-        ensure!(instance.http(other.address(), "/")?.0 == 200);
-        for user in ["quiet", "quiet-too", "forks"] {
-            instance.stop(user, "").await?;
-        }
-        Ok(())
-    });
+    suite.shared(
+        "limits::processes_end_at_the_limit_and_neighbours_go_on",
+        |instance| async move {
+            let neighbour = instance.start("quiet").await?;
+            let ready = instance.start_with(of_profile("forks", "", "tiny")).await?;
+            let made: u32 = instance.http(ready.address(), "/threads/500")?.1.parse()?;
+            ensure!((10..32).contains(&made), "{made} threads with a limit of 32");
+            ensure!(instance.http(ready.address(), "/")?.0 == 200, "the server no longer answers");
+            ensure!(instance.http(neighbour.address(), "/threads/20")?.1 == "20");
+            let other = instance.start("quiet-too").await?;
+            ensure!(instance.http(other.address(), "/")?.0 == 200);
+            for user in ["quiet", "quiet-too", "forks"] {
+                instance.stop(user, "").await?;
+            }
+            Ok(())
+        },
+    );
 
     suite.shared("limits::a_user_has_so_many_servers_and_no_more", |instance| async move {
         for server in ["a", "b"] {
@@ -97,23 +118,32 @@ pub fn add(suite: &mut Suite) {
         Ok(())
     });
 
-    suite.shared("limits::a_flood_of_output_costs_neither_disk_nor_memory", |instance| async move {
-        let ready = instance.start_with(of_profile("flood", "", "tiny")).await?;
-        let launcher = instance.pid().context("the launcher does not run")?;
-        let before = rss_kib(launcher)?;
-        let (address, flooder) = (ready.address().to_owned(), std::sync::Arc::clone(&instance));
-        let flood = tokio::task::spawn_blocking(move || flooder.http(&address, "/flood/200"));
-        let (mut highest_log, mut highest_memory) = (0, before);
-        while !flood.is_finished() {
-            highest_log = highest_log.max(log_bytes(&instance, ready.id())?);
-            highest_memory = highest_memory.max(rss_kib(launcher)?);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        ensure!(flood.await??.1 == "flooded");
-        ensure!(highest_log > 0 && highest_log <= 64 << 10, "the log took {highest_log} bytes; 64 KiB are allowed");
-        // Other tests run beside this one: a leak of even a tenth of the flood is seen.
-        ensure!(highest_memory < before + (16 << 10), "the launcher grew from {before} to {highest_memory} KiB");
-        ensure!(instance.get("flood").await?.phase() == Phase::Ready);
-        instance.stop("flood", "").await.map(|_| ())
-    });
+    suite.shared(
+        "limits::a_flood_of_output_costs_neither_disk_nor_memory",
+        |instance| async move {
+            let ready = instance.start_with(of_profile("flood", "", "tiny")).await?;
+            let launcher = instance.pid().context("the launcher does not run")?;
+            let before = rss_kib(launcher)?;
+            let (address, flooder) = (ready.address().to_owned(), std::sync::Arc::clone(&instance));
+            let flood = tokio::task::spawn_blocking(move || flooder.http(&address, "/flood/200"));
+            let (mut highest_log, mut highest_memory) = (0, before);
+            while !flood.is_finished() {
+                highest_log = highest_log.max(log_bytes(&instance, ready.id())?);
+                highest_memory = highest_memory.max(rss_kib(launcher)?);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            ensure!(flood.await??.1 == "flooded");
+            ensure!(
+                highest_log > 0 && highest_log <= 64 << 10,
+                "the log took {highest_log} bytes; 64 KiB are allowed"
+            );
+            // Other tests run beside this one: a leak of even a tenth of the flood is seen.
+            ensure!(
+                highest_memory < before + (16 << 10),
+                "the launcher grew from {before} to {highest_memory} KiB"
+            );
+            ensure!(instance.get("flood").await?.phase() == Phase::Ready);
+            instance.stop("flood", "").await.map(|_| ())
+        },
+    );
 }

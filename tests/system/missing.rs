@@ -1,21 +1,24 @@
 //! What a node can lack: each a clear failure with a hint, and nothing left behind.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    time::Duration,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use adrastea_proto::v1::{FailureReason, StartRequest};
 use adrastea_tests::{Instance, Options, Suite, client::request, config};
 use anyhow::ensure;
-use nix::{mount::{MntFlags, MsFlags, mount, umount2}, sys::signal::Signal};
+use nix::{
+    mount::{MntFlags, MsFlags, mount, umount2},
+    sys::signal::Signal,
+};
 
 use crate::ask::failed;
 
 /// Starts the launcher anew with a changed configuration; a start must fail so.
-async fn fails_with(instance: &Instance, text: &str, reason: FailureReason, naming: &str) -> anyhow::Result<()> {
+async fn fails_with(
+    instance: &Instance,
+    text: &str,
+    reason: FailureReason,
+    naming: &str,
+) -> anyhow::Result<()> {
     config::write(&instance.config(), text)?;
     instance.restart_launcher(Signal::SIGTERM).await?;
     let failure = instance.start_failing(request("ana")).await?;
@@ -26,12 +29,20 @@ async fn fails_with(instance: &Instance, text: &str, reason: FailureReason, nami
 pub fn add(suite: &mut Suite) {
     suite.shared("missing::an_image_that_is_not_here", |instance| async move {
         let request = StartRequest { image: "absent".into(), ..request("no-image") };
-        failed(&instance.start_failing(request).await?, FailureReason::ImageMissing, "localhost/adrastea/absent:1")
+        failed(
+            &instance.start_failing(request).await?,
+            FailureReason::ImageMissing,
+            "localhost/adrastea/absent:1",
+        )
     });
 
     suite.shared("missing::an_image_that_is_not_the_pinned_one", |instance| async move {
         let request = StartRequest { image: "changed".into(), ..request("no-image") };
-        failed(&instance.start_failing(request).await?, FailureReason::ImageMissing, &"0".repeat(64))
+        failed(
+            &instance.start_failing(request).await?,
+            FailureReason::ImageMissing,
+            &"0".repeat(64),
+        )
     });
 
     suite.own("missing::a_runtime", Options::default(), |instance| async move {
@@ -72,12 +83,17 @@ pub fn add(suite: &mut Suite) {
         instance.answers("ana").await
     });
 
-    suite.own("missing::an_answer_in_time", Options::default().replacing("ready_timeout = 30", "ready_timeout = 2"), |instance| async move {
-        let failure = instance.start_failing(crate::ask::with_arguments("slow", &["never"])).await?;
-        failed(&failure, FailureReason::Timeout, "within 2 s")?;
-        ensure!(failure.log_tail.contains("never listening"), "{failure:?}");
-        instance.nothing_left(Duration::from_secs(5))
-    });
+    suite.own(
+        "missing::an_answer_in_time",
+        Options::default().replacing("ready_timeout = 30", "ready_timeout = 2"),
+        |instance| async move {
+            let failure =
+                instance.start_failing(crate::ask::with_arguments("slow", &["never"])).await?;
+            failed(&failure, FailureReason::Timeout, "within 2 s")?;
+            ensure!(failure.log_tail.contains("never listening"), "{failure:?}");
+            instance.nothing_left(Duration::from_secs(5))
+        },
+    );
 
     suite.own("missing::an_init", Options::default(), |instance| async move {
         let init = adrastea_tests::place::init().display().to_string();

@@ -1,9 +1,15 @@
 //! The egress profile `hub`: the hub's port on the gateway, and nothing else.
 
-use std::net::TcpListener;
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
 
 use adrastea_tests::{Instance, Options, Suite, User};
 use anyhow::ensure;
+
+/// An address that no registry sets apart.
+pub const PUBLIC: &str = "44.44.44.44";
 
 /// Listens in the host's place, like the hub and everything else of a node.
 pub fn listen(instance: &Instance, address: &str) -> anyhow::Result<TcpListener> {
@@ -15,7 +21,9 @@ pub fn listen(instance: &Instance, address: &str) -> anyhow::Result<TcpListener>
 pub async fn walls_stand(instance: &Instance, first: &str, second: &str) -> anyhow::Result<()> {
     let (first, second) = (instance.get(first).await?.address, instance.get(second).await?.address);
     let gateway = instance.gateway();
-    let connect = |address: &str, port: u16| instance.http(&first, &format!("/connect/{address}/{port}")).map(|answer| answer.1);
+    let connect = |address: &str, port: u16| {
+        instance.http(&first, &format!("/connect/{address}/{port}")).map(|answer| answer.1)
+    };
     let hub = connect(&gateway, 8081)?;
     ensure!(hub == "open", "the hub cannot be reached: {hub}");
     for (address, port) in [
@@ -23,13 +31,16 @@ pub async fn walls_stand(instance: &Instance, first: &str, second: &str) -> anyh
         (gateway.as_str(), 8001),
         (second.as_str(), 8888),
         (second.as_str(), 8081),
-        ("203.0.113.80", 80),
+        (PUBLIC, 80),
         ("203.0.113.2", 9000),
         ("10.99.0.1", 80),
         ("169.254.169.254", 80),
     ] {
         let found = connect(address, port)?;
-        ensure!(found != "open" && !found.starts_with("error 111"), "a sandbox reached {address}:{port}: {found}");
+        ensure!(
+            found != "open" && !found.starts_with("error 111"),
+            "a sandbox reached {address}:{port}: {found}"
+        );
     }
     ensure!(instance.http(&second, "/")?.0 == 200, "the hub cannot reach the server");
     let intruder = instance.http_as(User::other(4321), &second, "/");
@@ -45,7 +56,11 @@ pub fn temptations(instance: &Instance) -> anyhow::Result<Vec<TcpListener>> {
         open.push(listen(instance, &format!("{gateway}:{port}"))?);
     }
     if let Some(world) = &instance.world {
-        for address in ["203.0.113.80:80", "10.99.0.1:80", "169.254.169.254:80"] {
+        world.ip(&format!("address add {PUBLIC}/32 dev uplink"))?;
+        // It even knows the way back: what stops a sandbox is the node alone.
+        world.ip(&format!("route add {}.0.0/16 via 203.0.113.2", instance.subnet))?;
+        for address in [&format!("{PUBLIC}:80"), "10.99.0.1:80", "169.254.169.254:80"] {
+            let address = address.to_owned();
             open.push(world.within(User::ROOT, move || TcpListener::bind(address))??);
         }
     }
@@ -53,21 +68,32 @@ pub fn temptations(instance: &Instance) -> anyhow::Result<Vec<TcpListener>> {
 }
 
 pub fn add(suite: &mut Suite) {
-    suite.own("network::hub_is_all_that_a_sandbox_reaches", Options::default().with_world(), |instance| async move {
-        let _open = temptations(&instance)?;
-        instance.start("ana").await?;
-        instance.start("ben").await?;
-        walls_stand(&instance, "ana", "ben").await?;
-        // Neither does a flushed firewall of the host let sandboxes at each other or at the world.
-        instance.namespace.output("nft", &["flush", "ruleset"])?;
-        let (ana, ben) = (instance.get("ana").await?.address, instance.get("ben").await?.address);
-        for address in [ben.as_str(), "203.0.113.80", "169.254.169.254"] {
-            for port in [80, 8888] {
-                let found = instance.http_as(User::ROOT, &ana, &format!("/connect/{address}/{port}"))?.1;
+    suite.own(
+        "network::hub_is_all_that_a_sandbox_reaches",
+        Options::default().with_world(),
+        |instance| async move {
+            let _open = temptations(&instance)?;
+            instance.start("ana").await?;
+            instance.start("ben").await?;
+            walls_stand(&instance, "ana", "ben").await?;
+            // A flushed firewall of the host does not let sandboxes at each other or at the world.
+            let (ana, ben) =
+                (instance.get("ana").await?.address, instance.get("ben").await?.address);
+            instance.namespace.output("nft", &["flush", "ruleset"])?;
+            for (address, port) in [(ben.as_str(), 8888), (PUBLIC, 80)] {
+                let found =
+                    instance.http_as(User::ROOT, &ana, &format!("/connect/{address}/{port}"))?.1;
                 ensure!(found != "open", "a sandbox reached {address}:{port} after the flush");
             }
-        }
-        instance.restart_launcher(nix::sys::signal::Signal::SIGTERM).await?;
-        walls_stand(&instance, "ana", "ben").await
-    });
+            // The launcher puts it back by itself.
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while instance.http_as(User::other(4321), &ana, "/").is_ok() {
+                ensure!(Instant::now() < deadline, "the firewall was not put back");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            walls_stand(&instance, "ana", "ben").await?;
+            instance.restart_launcher(nix::sys::signal::Signal::SIGTERM).await?;
+            walls_stand(&instance, "ana", "ben").await
+        },
+    );
 }

@@ -78,6 +78,8 @@ pub struct Launcher {
     places: Semaphore,
     registry: Mutex<HashMap<ServerKey, Arc<Entry>>>,
     pumps: Mutex<HashMap<SandboxId, Pump>>,
+    /// Held by the one sweep there may be at a time.
+    sweeping: tokio::sync::Mutex<()>,
     feed: broadcast::Sender<v1::Sandbox>,
 }
 
@@ -120,6 +122,7 @@ impl Launcher {
             address: parts.address,
             registry: Mutex::default(),
             pumps: Mutex::default(),
+            sweeping: tokio::sync::Mutex::default(),
             feed: broadcast::Sender::new(4096),
         })
     }

@@ -82,6 +82,7 @@ impl Launcher {
 
     /// Removes what carries our names and nobody owns, and retries what could not be undone.
     pub async fn sweep(self: &Arc<Self>) -> Result<u32, Failure> {
+        let _alone = self.sweeping.lock().await;
         // First what exists, then who owns: a sandbox born in between is in the second list only.
         let present = self.engine.list().await?;
         let on_host = self.ground.present().await?;

@@ -88,7 +88,10 @@ impl Diary {
 
     fn must_be_journalled(&self, id: &SandboxId, step: Step, moment: &str) {
         if !self.journal.steps(id).unwrap().contains(&step) {
-            self.violation(format!("{id}: {moment} {} without its intent in the journal", step.name()));
+            self.violation(format!(
+                "{id}: {moment} {} without its intent in the journal",
+                step.name()
+            ));
         }
     }
 
@@ -117,7 +120,8 @@ impl Diary {
         let mut pages = self.pages();
         let shared = pages.traces.iter().find_map(|(other, traces)| {
             let (address, range) = traces.leases?;
-            (other != id.as_str() && (address == leases.0 || range == leases.1)).then(|| other.clone())
+            (other != id.as_str() && (address == leases.0 || range == leases.1))
+                .then(|| other.clone())
         });
         if let Some(other) = shared {
             pages.violations.push(format!("{id} and {other} share a lease: {leases:?}"));
@@ -129,7 +133,9 @@ impl Diary {
         let id = sandbox.id();
         let mut pages = self.pages();
         let other = pages.traces.iter().find(|(other, traces)| {
-            other.as_str() != id.as_str() && traces.home && traces.key.as_ref() == Some(&sandbox.record.key)
+            other.as_str() != id.as_str()
+                && traces.home
+                && traces.key.as_ref() == Some(&sandbox.record.key)
         });
         if let Some((other, _)) = other {
             let text = format!("{id} and {other} are both alive for {}", sandbox.record.key);
@@ -143,7 +149,10 @@ impl Diary {
         self.with_traces(id, |traces| traces.undo_tried.insert(step));
         let skipped: Vec<_> = self.with_traces(id, |traces| {
             let later = traces.made.iter().filter(|other| **other > step);
-            later.filter(|other| !traces.undo_tried.contains(other)).map(|other| other.name()).collect()
+            later
+                .filter(|other| !traces.undo_tried.contains(other))
+                .map(|other| other.name())
+                .collect()
         });
         if !skipped.is_empty() {
             self.violation(format!("{id}: undoing {} before {skipped:?}", step.name()));

@@ -9,7 +9,8 @@ use std::{
 use adrastea::store::Step;
 use adrastea_runtimes::{
     engine::{
-        Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImportProgress, Stdio, fake::FakeEngine,
+        Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImportProgress,
+        Stdio, fake::FakeEngine,
     },
     plan::SandboxId,
 };
@@ -44,7 +45,13 @@ impl Engine for WatchedEngine {
         self.fake.version().await
     }
 
-    async fn create(&self, id: &SandboxId, spec: &Spec, handler: &Handler, stdio: &Stdio) -> Result<u32, EngineError> {
+    async fn create(
+        &self,
+        id: &SandboxId,
+        spec: &Spec,
+        handler: &Handler,
+        stdio: &Stdio,
+    ) -> Result<u32, EngineError> {
         self.diary.write("create container");
         self.diary.about_to_make(id, Step::Container);
         let created = self.fake.create(id, spec, handler, stdio).await;
@@ -71,7 +78,10 @@ impl Engine for WatchedEngine {
                 () = broken => {}
             }
         }
-        Err(EngineError::Unavailable { socket: "/fake".into(), source: "the connection broke".into() })
+        Err(EngineError::Unavailable {
+            socket: "/fake".into(),
+            source: "the connection broke".into(),
+        })
     }
 
     async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {

@@ -13,7 +13,7 @@ async fn every_cause_of_an_end_is_told_apart() {
         (7, 0, ExitCause::Exited, 0, "ended with exit code 7"),
         (139, 0, ExitCause::Signaled, 11, "ended by signal 11 (SIGSEGV)"),
         (137, 0, ExitCause::Signaled, 9, "ended by signal 9 (SIGKILL)"),
-        (137, 2, ExitCause::OutOfMemory, 9, "out of memory: its limit is 256 MiB"),
+        (137, 2, ExitCause::OutOfMemory, 9, "out of memory: its limit is 256.0 MiB"),
         (7, 2, ExitCause::Exited, 0, "ended with exit code 7"),
     ];
     for (code, kills, cause, signal, message) in cases {
@@ -25,7 +25,10 @@ async fn every_cause_of_an_end_is_told_apart() {
         world.fake.end(&ready.sandbox_id, code);
         let exit = hub.reaches("ana", Phase::Gone).await.exit.unwrap();
         assert_eq!((exit.cause(), exit.signal, exit.message.as_str()), (cause, signal, message));
-        assert_eq!((exit.code, exit.log_tail.as_str()), (i32::try_from(code).unwrap(), "goodbye\n"));
+        assert_eq!(
+            (exit.code, exit.log_tail.as_str()),
+            (i32::try_from(code).unwrap(), "goodbye\n")
+        );
         let recorded = world.records().remove(0).exit.unwrap();
         assert_eq!((recorded.cause, recorded.message), (i32::from(cause), exit.message));
         world.assert_nothing_remains().await;
@@ -53,7 +56,11 @@ async fn an_engine_that_is_down_fails_starts_and_ends_nobody() {
     world.engine.break_waits(true);
     let failed = hub.ask(request("ben")).await.unwrap().failed();
     assert_eq!(failed.reason(), FailureReason::EngineUnavailable);
-    assert!(failed.message.contains("does not answer") && failed.hint.contains("running servers are not touched"), "{failed:?}");
+    assert!(
+        failed.message.contains("does not answer")
+            && failed.hint.contains("running servers are not touched"),
+        "{failed:?}"
+    );
     assert!(hub.launcher.sweep().await.is_err(), "nothing is swept while nothing is known");
     tokio::time::sleep(Duration::from_millis(700)).await;
     assert_eq!(hub.get("ana").await.phase(), Phase::Ready);
@@ -96,7 +103,8 @@ async fn a_stop_without_an_engine_ends_what_the_kernel_can_reach_and_the_rest_la
     until("ready", || entry.phase() == Phase::Ready).await;
     world.fake.set_unavailable(true);
     world.engine.break_waits(true);
-    let wish = adrastea::launch::StopWish { grace: Duration::from_millis(10), why: "stopped".into() };
+    let wish =
+        adrastea::launch::StopWish { grace: Duration::from_millis(10), why: "stopped".into() };
     assert!(launcher.stop(&key, 0, wish).await);
     world.fake.set_unavailable(false);
     world.engine.break_waits(false);

@@ -18,9 +18,14 @@ async fn assert_recovered(world: &World, hub: &Hub, after: &str) {
     world.assert_nothing_remains().await;
     // Undone newest first, and only what had been begun.
     let lines = world.diary.lines();
-    let begun = |name: &&&str| lines.iter().any(|line| line == &format!("make {name}") || line == &format!("create {name}"));
+    let begun = |name: &&&str| {
+        lines
+            .iter()
+            .any(|line| line == &format!("make {name}") || line == &format!("create {name}"))
+    };
     let expected: Vec<_> = Step::ALL.iter().map(|step| step.name()).collect();
-    let expected: Vec<_> = expected.iter().rev().filter(begun).map(|name| format!("unmake {name}")).collect();
+    let expected: Vec<_> =
+        expected.iter().rev().filter(begun).map(|name| format!("unmake {name}")).collect();
     let undone: Vec<_> = lines.iter().filter(|line| line.starts_with("unmake")).cloned().collect();
     assert_eq!(undone, expected, "{after}");
 
@@ -45,12 +50,29 @@ async fn the_ground_fails_at_every_step_of_a_start() {
             }
             let failed = story.failed();
             assert_eq!(failed.reason(), FailureReason::Network, "{failed:?}");
-            assert!(failed.message.ends_with("told to fail") && !failed.hint.is_empty(), "{failed:?}");
-            let step = failed.message.trim_start_matches("failed to ").split(':').next().unwrap().to_owned();
+            assert!(
+                failed.message.ends_with("told to fail") && !failed.hint.is_empty(),
+                "{failed:?}"
+            );
+            let step = failed
+                .message
+                .trim_start_matches("failed to ")
+                .split(':')
+                .next()
+                .unwrap()
+                .to_owned();
             assert_recovered(&world, &hub, &format!("{step} failed ({fault:?})")).await;
             failed_steps.push(step);
         }
-        let every = ["make directory", "make namespaces", "make network", "make rootfs", "prove", "attach home", "open egress"];
+        let every = [
+            "make directory",
+            "make namespaces",
+            "make network",
+            "make rootfs",
+            "prove",
+            "attach home",
+            "open egress",
+        ];
         assert_eq!(failed_steps, every);
     }
 }
@@ -69,7 +91,10 @@ async fn the_engine_fails_at_every_call_of_a_start() {
         }
         let failed = story.failed();
         assert_eq!(failed.reason(), FailureReason::Internal, "{failed:?}");
-        assert!(failed.message.starts_with("failed to ") && failed.message.ends_with(": told to fail"), "{failed:?}");
+        assert!(
+            failed.message.starts_with("failed to ") && failed.message.ends_with(": told to fail"),
+            "{failed:?}"
+        );
         let call = world.fake.calls()[before + nth - 1].split(' ').next().unwrap().to_owned();
         assert_recovered(&world, &hub, &format!("{call} failed")).await;
         failed_calls.push(call);
@@ -106,11 +131,17 @@ async fn an_undo_that_fails_stays_journalled_until_a_sweep_succeeds() {
         let first = hub.start("ana").await;
         world.ground.stick_undo(step, true);
         assert!(hub.stop("ana").await, "a stop ends even if something is left");
-        let record = |world: &World| world.records().into_iter().find(|record| record.id == id(&first.sandbox_id));
+        let record = |world: &World| {
+            world.records().into_iter().find(|record| record.id == id(&first.sandbox_id))
+        };
         assert_eq!(world.store().steps(&id(&first.sandbox_id)).unwrap(), [step]);
         assert_eq!(world.diary.left().len(), 1, "all others are undone");
         let kept = record(&world).unwrap();
-        assert!(kept.run_range_first != 0, "a lease is not given back while {} is left", step.name());
+        assert!(
+            kept.run_range_first != 0,
+            "a lease is not given back while {} is left",
+            step.name()
+        );
 
         // A sweep that fails changes nothing; a newer start does not wait for it, nor get its leases.
         hub.launcher.sweep().await.unwrap();

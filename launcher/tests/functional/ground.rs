@@ -81,7 +81,11 @@ impl StandInGround {
     /// Undoing this step fails, as long as it is so.
     pub fn stick_undo(&self, step: Step, stuck: bool) {
         let stuck_undos = &mut self.orders().stuck_undos;
-        if stuck { stuck_undos.insert(step) } else { stuck_undos.remove(&step) };
+        if stuck {
+            stuck_undos.insert(step)
+        } else {
+            stuck_undos.remove(&step)
+        };
     }
 
     /// Servers answer, or do not.
@@ -101,7 +105,11 @@ impl StandInGround {
     }
 
     /// Counts a call and does it, unless an order says otherwise.
-    async fn obey(&self, line: String, act: impl FnOnce() -> io::Result<()> + Send) -> Result<(), Failure> {
+    async fn obey(
+        &self,
+        line: String,
+        act: impl FnOnce() -> io::Result<()> + Send,
+    ) -> Result<(), Failure> {
         self.diary.write(line.clone());
         let fault = {
             let mut orders = self.orders();
@@ -194,14 +202,15 @@ impl Ground for StandInGround {
     async fn prove(&self, sandbox: &Sandbox, _: u32) -> Result<(), Failure> {
         let id = sandbox.id();
         let claimed = self.engine.claim(id.as_str()).is_some();
-        self.diary.with_traces(id, |traces| {
-            if claimed || traces.home || traces.egress || traces.made.len() != Step::ALL.len() {
-                Err("proved too late or too early")
-            } else {
-                Ok(())
-            }
-        })
-        .unwrap_or_else(|text| self.diary.violation(format!("{id}: {text}")));
+        self.diary
+            .with_traces(id, |traces| {
+                if claimed || traces.home || traces.egress || traces.made.len() != Step::ALL.len() {
+                    Err("proved too late or too early")
+                } else {
+                    Ok(())
+                }
+            })
+            .unwrap_or_else(|text| self.diary.violation(format!("{id}: {text}")));
         self.obey("prove".into(), || {
             self.diary.with_traces(id, |traces| traces.proved = true);
             Ok(())
@@ -224,8 +233,11 @@ impl Ground for StandInGround {
 
     async fn open_egress(&self, sandbox: &Sandbox) -> Result<(), Failure> {
         let id = sandbox.id();
-        if !self.diary.with_traces(id, |traces| traces.proved) || self.engine.claim(id.as_str()).is_some() {
-            self.diary.violation(format!("{id}: egress opened before the proof or after the claim"));
+        if !self.diary.with_traces(id, |traces| traces.proved)
+            || self.engine.claim(id.as_str()).is_some()
+        {
+            self.diary
+                .violation(format!("{id}: egress opened before the proof or after the claim"));
         }
         self.obey("open egress".into(), || {
             self.diary.with_traces(id, |traces| traces.egress = true);

@@ -26,6 +26,8 @@ use crate::{
 };
 
 const STEPS: usize = 2000;
+/// An ordered failure of the engine comes after at most so many calls.
+const MOST_CALLS: u64 = 4;
 const USERS: [&str; 4] = ["ana", "ben", "eva", "zoe"];
 const SERVERS: [&str; 2] = ["", "second"];
 
@@ -68,7 +70,12 @@ impl Model {
         self.tally.get(what).copied().unwrap_or_default()
     }
 
-    fn judge(&mut self, key: &ServerKey, floor: u64, answer: Result<(u64, StartNews), StartRefused>) {
+    fn judge(
+        &mut self,
+        key: &ServerKey,
+        floor: u64,
+        answer: Result<(u64, StartNews), StartRefused>,
+    ) {
         match answer {
             Ok((generation, StartNews::Ready)) => {
                 if generation <= floor {
@@ -103,7 +110,8 @@ async fn end_of(entry: &Entry) -> StartNews {
     let mut changes = entry.changes();
     loop {
         changes.borrow_and_update();
-        let end = entry.news(0).into_iter().find(|news| !matches!(news, StartNews::Progress { .. }));
+        let end =
+            entry.news(0).into_iter().find(|news| !matches!(news, StartNews::Progress { .. }));
         if let Some(end) = end {
             return end;
         }
@@ -166,7 +174,8 @@ impl History {
         let decision = self.any_decision();
         let repeated = self.last.as_ref() == Some(&decision);
         self.last = Some(decision.clone());
-        let (launcher, model, key) = (Arc::clone(launcher), Arc::clone(&self.model), decision.key.clone());
+        let (launcher, model, key) =
+            (Arc::clone(launcher), Arc::clone(&self.model), decision.key.clone());
         // A repeated request may be answered with what it was told before.
         let known = model.lock().unwrap().generations.get(&key).copied().unwrap_or_default();
         let floor = if repeated { 0 } else { known };
@@ -200,14 +209,20 @@ impl History {
                     self.world.fake.lose(&id);
                 }
             }
-            68..76 => self.world.fake.fail_at(self.dice.nth(4)),
+            68..76 => self.world.fake.fail_at(self.dice.nth(MOST_CALLS)),
             76..84 => {
                 let fault = self.dice.pick(&[Fault::Before, Fault::After]);
                 self.world.ground.fault_at(self.dice.nth(8), fault);
             }
             84..86 => self.set_unavailable(!self.unavailable),
             86..89 => {
-                let behaviours = [InitBehaviour::Claims, InitBehaviour::Claims, InitBehaviour::Refuses, InitBehaviour::Ends(1), InitBehaviour::Silent];
+                let behaviours = [
+                    InitBehaviour::Claims,
+                    InitBehaviour::Claims,
+                    InitBehaviour::Refuses,
+                    InitBehaviour::Ends(1),
+                    InitBehaviour::Silent,
+                ];
                 self.world.fake.set_behaviour(self.dice.pick(&behaviours));
             }
             89..91 => {
@@ -218,6 +233,7 @@ impl History {
                 self.silent = !self.silent;
                 self.world.ground.set_answers(!self.silent);
             }
+            94..97 => self.heal(),
             _ => {
                 let launcher = Arc::clone(launcher);
                 tasks.spawn(async move {
@@ -234,16 +250,26 @@ impl History {
         assert!(wrong.is_empty(), "{wrong:#?}");
     }
 
+    /// A launcher that came up. One that does not ends, and is started again.
+    fn boot(&mut self) -> (Life, Arc<Launcher>) {
+        loop {
+            let life = Life::paused();
+            let launcher = life.run(async {
+                let launcher = self.world.launcher();
+                launcher.reconcile().await.map(|_| launcher)
+            });
+            match launcher {
+                Ok(launcher) => return (life, launcher),
+                Err(_) => self.set_unavailable(false),
+            }
+        }
+    }
+
     /// One launcher's life, until it dies in the middle of something.
     fn live(&mut self, steps: usize, last: bool) {
-        let life = Life::paused();
+        let (life, launcher) = self.boot();
         let mut tasks = JoinSet::new();
         life.run(async {
-            let launcher = self.world.launcher();
-            // The service is started again until it comes up.
-            while launcher.reconcile().await.is_err() {
-                self.set_unavailable(false);
-            }
             for _ in 0..steps {
                 self.step(&launcher, &mut tasks);
                 tokio::time::sleep(Duration::from_millis(self.dice.roll(30))).await;
@@ -258,11 +284,16 @@ impl History {
 
     async fn finish(&mut self, launcher: &Arc<Launcher>, mut tasks: JoinSet<()>) {
         self.heal();
-        while let Some(ended) = tokio::time::timeout(Duration::from_secs(600), tasks.join_next()).await.expect("everybody is answered") {
+        while let Some(ended) = tokio::time::timeout(Duration::from_secs(600), tasks.join_next())
+            .await
+            .expect("everybody is answered")
+        {
             ended.unwrap();
         }
         // Whatever was ordered to fail has failed now.
-        let _ = self.world.fake.list().await;
+        for _ in 0..MOST_CALLS {
+            let _ = self.world.fake.list().await;
+        }
         tokio::time::sleep(Duration::from_secs(60)).await;
         self.assert_agrees(launcher).await;
         launcher.stop_all(&StopWish { grace: Duration::ZERO, why: "the end".into() }).await;
@@ -271,7 +302,14 @@ impl History {
         self.world.assert_nothing_remains().await;
         for user in USERS {
             let decision = policy::decide(&self.world.config, &request(user)).unwrap();
-            let known = self.model.lock().unwrap().generations.get(&decision.key).copied().unwrap_or_default();
+            let known = self
+                .model
+                .lock()
+                .unwrap()
+                .generations
+                .get(&decision.key)
+                .copied()
+                .unwrap_or_default();
             let entry = launcher.start(decision).await.unwrap();
             assert_eq!(end_of(&entry).await, StartNews::Ready);
             assert!(entry.sandbox.record.generation > known);
@@ -284,12 +322,20 @@ impl History {
     async fn assert_agrees(&self, launcher: &Arc<Launcher>) {
         let mut agreement = (BTreeSet::new(), BTreeSet::new());
         let found = self.world.fake.list().await.unwrap();
-        agreement.0.extend(found.iter().filter(|found| found.state == TaskState::Running).map(|found| found.id.clone()));
+        agreement.0.extend(
+            found
+                .iter()
+                .filter(|found| found.state == TaskState::Running)
+                .map(|found| found.id.clone()),
+        );
         let ready = launcher.list(None).into_iter().filter(|entry| entry.phase() == Phase::Ready);
         agreement.1.extend(ready.map(|entry| entry.sandbox.id().to_string()));
         assert_eq!(agreement.0, agreement.1);
         until("nothing in between", || {
-            launcher.list(None).iter().all(|entry| matches!(entry.phase(), Phase::Ready | Phase::Gone))
+            launcher
+                .list(None)
+                .iter()
+                .all(|entry| matches!(entry.phase(), Phase::Ready | Phase::Gone))
         })
         .await;
     }
@@ -311,7 +357,15 @@ fn any_history_keeps_the_promises() {
         config.limits.concurrent_starts = 3;
     });
     let (dice, model) = (Dice(seed), Arc::default());
-    let mut history = History { world, dice, model, unavailable: false, stubborn: false, silent: false, last: None };
+    let mut history = History {
+        world,
+        dice,
+        model,
+        unavailable: false,
+        stubborn: false,
+        silent: false,
+        last: None,
+    };
     let mut left = STEPS;
     let mut lives = 0;
     while left > 0 {
@@ -324,7 +378,12 @@ fn any_history_keeps_the_promises() {
     println!("{lives} lives, {:?}", model.tally);
     // A history in which nothing happens proves nothing.
     assert!(model.counted("ready") > 50 && lives > 10, "{lives} lives, {:?}", model.tally);
-    for reason in [FailureReason::Internal, FailureReason::Network, FailureReason::Cancelled, FailureReason::EngineUnavailable] {
+    for reason in [
+        FailureReason::Internal,
+        FailureReason::Network,
+        FailureReason::Cancelled,
+        FailureReason::EngineUnavailable,
+    ] {
         assert!(model.counted(reason.as_str_name()) > 0, "no {reason:?}: {:?}", model.tally);
     }
 }

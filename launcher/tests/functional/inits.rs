@@ -37,13 +37,17 @@ async fn an_init_that_stays_silent_is_given_up() {
     world.fake.set_behaviour(InitBehaviour::Silent);
     let launcher = world.launcher();
     let since = tokio::time::Instant::now();
-    let entry = launcher.start(policy::decide(&world.config, &request("ana")).unwrap()).await.unwrap();
+    let entry =
+        launcher.start(policy::decide(&world.config, &request("ana")).unwrap()).await.unwrap();
     entry.wait_gone().await;
     assert!(since.elapsed() >= Duration::from_secs(30));
     let exit = entry.describe().exit.unwrap();
     assert_eq!(exit.cause(), ExitCause::FailedStart);
     assert!(exit.message.contains("said nothing"), "{exit:?}");
-    assert!(!world.diary.lines().iter().any(|line| line == "prove"), "nothing is proved of a sandbox that is not there");
+    assert!(
+        !world.diary.lines().iter().any(|line| line == "prove"),
+        "nothing is proved of a sandbox that is not there"
+    );
     world.assert_nothing_remains().await;
 }
 
@@ -68,7 +72,10 @@ async fn a_server_that_ends_before_it_answers_tells_its_last_lines() {
     let hub = world.boot().await;
     let starting = hub.begin(request("ana"));
     let sandbox = hub.reaches("ana", Phase::Starting).await;
-    world.say(&sandbox.sandbox_id, "Traceback (most recent call last):\nModuleNotFoundError: No module named 'lab'\n");
+    world.say(
+        &sandbox.sandbox_id,
+        "Traceback (most recent call last):\nModuleNotFoundError: No module named 'lab'\n",
+    );
     world.fake.end(&sandbox.sandbox_id, 1);
     let failed = starting.await.unwrap().failed();
     assert_eq!(failed.reason(), FailureReason::ServerExited);

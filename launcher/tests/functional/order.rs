@@ -12,7 +12,8 @@ async fn a_life_goes_through_every_step_in_order_and_back() {
     let world = World::new();
     let hub = world.boot().await;
     let story = hub.ask(request("ana")).await.unwrap();
-    let phases = [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting];
+    let phases =
+        [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting];
     assert_eq!(story.phases(), phases);
     assert!(story.progress.is_sorted_by_key(|progress| progress.percent));
     let ready = story.end.unwrap();
@@ -33,7 +34,10 @@ async fn a_life_goes_through_every_step_in_order_and_back() {
     journal.reverse();
     assert_eq!(journal, Step::ALL);
     let sandbox = hub.get("ana").await;
-    assert_eq!((sandbox.phase(), &sandbox.address, sandbox.port), (Phase::Ready, &ready.address, ready.port));
+    assert_eq!(
+        (sandbox.phase(), &sandbox.address, sandbox.port),
+        (Phase::Ready, &ready.address, ready.port)
+    );
     assert_eq!(sandbox.sandbox_id, ready.sandbox_id);
 
     world.diary.forget_lines();
@@ -61,14 +65,19 @@ async fn the_claim_is_the_profiles_command_and_the_layered_environment() {
     let hub = world.boot().await;
     let mut asked = request("ana");
     asked.arguments = vec!["--port=8888".into(), "a b".into(), String::new()];
-    asked.environment = [("MEM_LIMIT", "1"), ("MEM_NOTE", "x"), ("LANG", "hub")].map(|(name, value)| (name.into(), value.into())).into();
+    asked.environment = [("MEM_LIMIT", "1"), ("MEM_NOTE", "x"), ("LANG", "hub")]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into();
     asked.secret_environment = [("JUPYTERHUB_API_TOKEN".into(), "t0ken".into())].into();
     let ready = hub.ask(asked).await.unwrap().end.unwrap();
 
     let payload = world.fake.claim(&ready.sandbox_id).unwrap();
     let length = u32::try_from(payload.len()).unwrap().to_le_bytes();
     let claim = claim::decode(&[b"ADRCLAIM1\n".as_slice(), &length, &payload].concat()).unwrap();
-    assert_eq!(claim.arguments, ["jupyterhub-singleuser", "--from-profile", "--port=8888", "a b", ""]);
+    assert_eq!(
+        claim.arguments,
+        ["jupyterhub-singleuser", "--from-profile", "--port=8888", "a b", ""]
+    );
     assert_eq!(claim.directory, std::path::Path::new("/home/jovyan"));
     // The image's first, the profile's over it, the hub's over both, and the truth about the
     // limits over all; never a variable of the loader's.
@@ -85,7 +94,10 @@ async fn the_claim_is_the_profiles_command_and_the_layered_environment() {
         ("PATH", "/image/bin"),
         ("USER", "jovyan"),
     ];
-    assert_eq!(claim.environment, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    assert_eq!(
+        claim.environment,
+        expected.map(|(name, value)| (name.to_owned(), value.to_owned()))
+    );
 }
 
 #[tokio::test]

@@ -19,16 +19,28 @@ async fn what_is_beyond_policy_is_denied_with_its_rule() {
         (|asked| asked.runtime = "kata".into(), "profiles.standard.runtimes"),
         (|asked| asked.image = "docker.io/library/evil".into(), "profiles.standard.images"),
         (
-            |asked| asked.limits = Some(v1::Limits { memory_bytes: Some((512 << 20) + 1), cpu_millis: None }),
+            |asked| {
+                asked.limits =
+                    Some(v1::Limits { memory_bytes: Some((512 << 20) + 1), cpu_millis: None });
+            },
             "profiles.standard.limits.memory_ceiling",
         ),
         (
             |asked| asked.limits = Some(v1::Limits { memory_bytes: None, cpu_millis: Some(1501) }),
             "profiles.standard.limits.cpu_ceiling",
         ),
-        (|asked| asked.environment = [("LD_PRELOAD".into(), "x".into())].into(), "profiles.standard.environment_allowed"),
-        (|asked| asked.secret_environment = [("PATH".into(), "x".into())].into(), "profiles.standard.environment_allowed"),
-        (|asked| asked.environment = [("TZ".into(), "x".into())].into(), "profiles.standard.environment_allowed"),
+        (
+            |asked| asked.environment = [("LD_PRELOAD".into(), "x".into())].into(),
+            "profiles.standard.environment_allowed",
+        ),
+        (
+            |asked| asked.secret_environment = [("PATH".into(), "x".into())].into(),
+            "profiles.standard.environment_allowed",
+        ),
+        (
+            |asked| asked.environment = [("TZ".into(), "x".into())].into(),
+            "profiles.standard.environment_allowed",
+        ),
     ];
     for (change, rule) in cases {
         let mut asked = request("ana");
@@ -37,7 +49,10 @@ async fn what_is_beyond_policy_is_denied_with_its_rule() {
         assert_eq!(status.code(), Code::PermissionDenied, "{rule}: {status}");
         assert!(status.message().contains(&format!("(rule {rule})")), "{status}");
     }
-    assert!(world.diary.lines().is_empty() && world.records().is_empty(), "a refusal changes nothing");
+    assert!(
+        world.diary.lines().is_empty() && world.records().is_empty(),
+        "a refusal changes nothing"
+    );
 }
 
 #[tokio::test]
@@ -66,7 +81,11 @@ async fn what_makes_no_sense_is_an_invalid_argument() {
     for (number, change) in cases.into_iter().enumerate() {
         let mut asked = request("ana");
         change(&mut asked);
-        assert_eq!(hub.ask(asked).await.unwrap_err().code(), Code::InvalidArgument, "case {number}");
+        assert_eq!(
+            hub.ask(asked).await.unwrap_err().code(),
+            Code::InvalidArgument,
+            "case {number}"
+        );
     }
     assert!(world.records().is_empty());
 }
@@ -84,7 +103,10 @@ async fn a_user_has_at_most_the_profiles_number_of_servers() {
     hub.ask(named("two")).await.unwrap().end.unwrap();
     let status = hub.ask(named("three")).await.unwrap_err();
     assert_eq!(status.code(), Code::PermissionDenied);
-    assert!(status.message().contains("rule profiles.standard.limits.servers_per_user"), "{status}");
+    assert!(
+        status.message().contains("rule profiles.standard.limits.servers_per_user"),
+        "{status}"
+    );
     // Another user's are not counted, and one that is gone is not either.
     hub.start("ben").await;
     hub.stop("ana").await;
@@ -123,10 +145,19 @@ async fn an_image_that_is_not_the_pinned_one_is_not_run() {
     let hub = world.boot().await;
     let image = world.config.images["singleuser"].clone();
     let other = format!("sha256:{}", "3".repeat(64));
-    world.fake.add_image(EngineImage { reference: image.reference, digest: other.clone(), layers: vec![], environment: vec![], size_bytes: 1 });
+    world.fake.add_image(EngineImage {
+        reference: image.reference,
+        digest: other.clone(),
+        layers: vec![],
+        environment: vec![],
+        size_bytes: 1,
+    });
     let failed = hub.ask(request("ana")).await.unwrap().failed();
     assert_eq!(failed.reason(), FailureReason::ImageMissing);
-    assert!(failed.message.contains(&other) && failed.message.contains(&image.digest), "{failed:?}");
+    assert!(
+        failed.message.contains(&other) && failed.message.contains(&image.digest),
+        "{failed:?}"
+    );
     assert!(world.diary.lines().is_empty(), "checked before anything is changed");
     world.assert_nothing_remains().await;
 }
@@ -135,7 +166,8 @@ async fn an_image_that_is_not_the_pinned_one_is_not_run() {
 async fn an_image_that_is_missing_is_named() {
     let world = World::new();
     let missing = "localhost/functional/absent:1";
-    let image = ImageConfig { reference: missing.into(), digest: format!("sha256:{}", "4".repeat(64)) };
+    let image =
+        ImageConfig { reference: missing.into(), digest: format!("sha256:{}", "4".repeat(64)) };
     let mut config = world.config.clone();
     config.images.insert("science".into(), image);
     let hub = World { config, ..world }.boot().await;
@@ -148,7 +180,9 @@ async fn an_image_that_is_missing_is_named() {
 
 #[tokio::test]
 async fn a_runtime_that_is_missing_is_named() {
-    let world = World::with(|config| config.profiles.get_mut("standard").unwrap().runtimes.push("kata".into()));
+    let world = World::with(|config| {
+        config.profiles.get_mut("standard").unwrap().runtimes.push("kata".into());
+    });
     let hub = world.boot().await;
     let mut asked = request("ana");
     asked.runtime = "kata".into();
@@ -164,7 +198,8 @@ async fn offers_are_what_this_user_may_choose() {
     let world = World::new();
     let hub = world.boot().await;
     let offers = async |user: &str| {
-        let offers = hub.client.clone().offers(v1::OffersRequest { user: user.into() }).await.unwrap();
+        let offers =
+            hub.client.clone().offers(v1::OffersRequest { user: user.into() }).await.unwrap();
         offers.into_inner().offers
     };
     let ana = offers("ana").await;
@@ -186,5 +221,14 @@ async fn offers_are_what_this_user_may_choose() {
     let mut asked = request("zoe");
     asked.profile = "zoo".into();
     hub.ask(asked).await.unwrap().end.unwrap();
-    assert_eq!(hub.client.clone().get(v1::GetRequest { key: Some(key("zoe")) }).await.unwrap().into_inner().profile, "zoo");
+    assert_eq!(
+        hub.client
+            .clone()
+            .get(v1::GetRequest { key: Some(key("zoe")) })
+            .await
+            .unwrap()
+            .into_inner()
+            .profile,
+        "zoo"
+    );
 }

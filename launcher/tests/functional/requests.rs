@@ -43,7 +43,9 @@ async fn a_request_id_with_other_content_is_refused() {
         |request| request.arguments.push("--more".into()),
         |request| request.image = "science".into(),
         |request| request.ready_path = "/other".into(),
-        |request| request.limits = Some(v1::Limits { memory_bytes: Some(300 << 20), cpu_millis: None }),
+        |request| {
+            request.limits = Some(v1::Limits { memory_bytes: Some(300 << 20), cpu_millis: None });
+        },
         |request| request.limits = Some(v1::Limits { memory_bytes: None, cpu_millis: Some(600) }),
         |request| request.environment = [("LANG".into(), "C".into())].into(),
         |request| request.secret_environment = [("JUPYTERHUB_API_TOKEN".into(), "x".into())].into(),
@@ -76,12 +78,15 @@ async fn a_newer_start_replaces_a_live_server() {
     let hub = world.boot().await;
     let mut before = hub.start("ana").await;
     for _ in 0..3 {
-        let story = hub.ask(v1::StartRequest { request_id: uuid::Uuid::new_v4().to_string(), ..request("ana") });
+        let story = hub.ask(v1::StartRequest {
+            request_id: uuid::Uuid::new_v4().to_string(),
+            ..request("ana")
+        });
         let after = story.await.unwrap().end.unwrap();
         assert_eq!(after.generation, before.generation + 1);
         assert_ne!(after.sandbox_id, before.sandbox_id);
         assert_ne!(after.address, before.address, "an address rests before it is used again");
-        assert_eq!(world.containers().await, [after.sandbox_id.clone()]);
+        assert_eq!(world.containers().await, std::slice::from_ref(&after.sandbox_id));
         before = after;
     }
     hub.stop("ana").await;
@@ -150,8 +155,12 @@ async fn one_hubs_list_shows_nothing_of_anothers() {
     let other = hub.ask(other).await.unwrap().end.unwrap();
     let list = v1::ListRequest { hub: "other".into() };
     let list = hub.client.clone().list(list).await.unwrap().into_inner().sandboxes;
-    assert_eq!(list.iter().map(|sandbox| &sandbox.sandbox_id).collect::<Vec<_>>(), [&other.sandbox_id]);
-    let disk_ids: BTreeSet<_> = world.records().iter().map(|record| record.facts.disk_uid).collect();
+    assert_eq!(
+        list.iter().map(|sandbox| &sandbox.sandbox_id).collect::<Vec<_>>(),
+        [&other.sandbox_id]
+    );
+    let disk_ids: BTreeSet<_> =
+        world.records().iter().map(|record| record.facts.disk_uid).collect();
     assert_eq!(disk_ids.len(), 2, "two hubs' users of one name are two owners");
 }
 
@@ -160,7 +169,10 @@ async fn a_stop_of_everything_leaves_nothing() {
     let world = World::new();
     let hub = world.boot().await;
     join_all(["ana", "ben", "eva"].map(|user| hub.start(user))).await;
-    let wish = adrastea::launch::StopWish { grace: std::time::Duration::ZERO, why: "for the night".into() };
+    let wish = adrastea::launch::StopWish {
+        grace: std::time::Duration::ZERO,
+        why: "for the night".into(),
+    };
     assert_eq!(hub.launcher.stop_all(&wish).await, 3);
     let exit = hub.get("ben").await.exit.unwrap();
     assert_eq!((exit.cause(), exit.message.as_str()), (ExitCause::Stopped, "for the night"));
@@ -176,7 +188,8 @@ async fn the_same_user_keeps_the_same_disk_id() {
     let hub = world.boot().await;
     let first = hub.start("ana").await;
     let second = hub.start("ana").await;
-    let record = |sandbox: &str| world.records().into_iter().find(|record| record.id == id(sandbox));
+    let record =
+        |sandbox: &str| world.records().into_iter().find(|record| record.id == id(sandbox));
     assert!(record(&first.sandbox_id).is_none(), "the row of the replaced one is forgotten");
     let uid = record(&second.sandbox_id).unwrap().facts.disk_uid;
     assert_eq!(uid, world.config.identity.first_disk_id);

@@ -15,7 +15,8 @@ fn a_running_server_is_adopted() {
     let world = World::new();
     let life = Life::new();
     let asked = request("ana");
-    let ready = life.run(async { world.boot().await.ask(asked.clone()).await.unwrap().end.unwrap() });
+    let ready =
+        life.run(async { world.boot().await.ask(asked.clone()).await.unwrap().end.unwrap() });
     drop(life);
     world.diary.forget_lines();
 
@@ -24,7 +25,11 @@ fn a_running_server_is_adopted() {
         let launcher = world.launcher();
         let done = launcher.reconcile().await.unwrap();
         assert_eq!((done.adopted, done.removed, done.orphans), (1, 0, 0));
-        assert!(world.diary.lines().is_empty(), "adopting touches nothing: {:?}", world.diary.lines());
+        assert!(
+            world.diary.lines().is_empty(),
+            "adopting touches nothing: {:?}",
+            world.diary.lines()
+        );
         let hub = world.serve(launcher).await;
         let sandbox = hub.get("ana").await;
         assert_eq!((sandbox.phase(), &sandbox.sandbox_id), (Phase::Ready, &ready.sandbox_id));
@@ -113,7 +118,8 @@ fn a_server_that_ended_while_nobody_watched_is_lost_with_a_message() {
     for vanished in [false, true] {
         let world = World::new();
         let asked = request("ana");
-        let ready = Life::new().run(async { world.boot().await.ask(asked.clone()).await.unwrap().end.unwrap() });
+        let ready = Life::new()
+            .run(async { world.boot().await.ask(asked.clone()).await.unwrap().end.unwrap() });
         if vanished {
             world.fake.lose(&ready.sandbox_id);
         } else {
@@ -126,12 +132,16 @@ fn a_server_that_ended_while_nobody_watched_is_lost_with_a_message() {
             let exit = sandbox.exit.unwrap();
             assert_eq!(exit.cause(), ExitCause::Lost);
             assert!(exit.message.contains("while the launcher was down"), "{exit:?}");
-            assert_eq!(hub.ask(asked.clone()).await.unwrap().failed().reason(), FailureReason::ServerExited);
+            assert_eq!(
+                hub.ask(asked.clone()).await.unwrap().failed().reason(),
+                FailureReason::ServerExited
+            );
             world.assert_nothing_remains().await;
             exit
         });
         // And the launcher after that one still knows.
-        Life::new().run(async { assert_eq!(world.boot().await.get("ana").await.exit.unwrap(), told) });
+        Life::new()
+            .run(async { assert_eq!(world.boot().await.get("ana").await.exit.unwrap(), told) });
     }
 }
 
@@ -149,7 +159,11 @@ fn what_could_not_be_undone_before_is_undone_by_the_next_launcher() {
     world.ground.stick_undo(Step::Network, false);
     Life::new().run(async {
         let hub = world.boot().await;
-        assert_eq!(hub.get("ana").await.exit.unwrap().cause(), ExitCause::Stopped, "the cause is kept");
+        assert_eq!(
+            hub.get("ana").await.exit.unwrap().cause(),
+            ExitCause::Stopped,
+            "the cause is kept"
+        );
         world.assert_nothing_remains().await;
     });
 }
@@ -167,7 +181,13 @@ fn a_launcher_that_dies_before_it_gives_the_leases_back_loses_none() {
     for step in Step::ALL {
         store.cross_out(&sandbox, step).unwrap();
     }
-    let exit = adrastea::store::ExitRecord { cause: 4, code: 0, signal: 0, message: "stopped".into(), log_tail: String::new() };
+    let exit = adrastea::store::ExitRecord {
+        cause: 4,
+        code: 0,
+        signal: 0,
+        message: "stopped".into(),
+        log_tail: String::new(),
+    };
     store.record_exit(&sandbox, &exit).unwrap();
     Life::new().run(async {
         world.boot().await;
@@ -195,10 +215,19 @@ fn a_container_that_no_store_knows_is_removed() {
     let ready = Life::new().run(async { world.boot().await.start("ana").await });
     // The store of another world: this launcher never heard of the sandbox.
     let empty = World::new();
-    let stray = World { fake: world.fake.clone(), engine: world.engine.clone(), ground: world.ground.clone(), ..empty };
+    let stray = World {
+        fake: world.fake.clone(),
+        engine: world.engine.clone(),
+        ground: world.ground.clone(),
+        ..empty
+    };
     Life::new().run(async {
         let launcher = stray.launcher();
-        assert_eq!(launcher.reconcile().await.unwrap().orphans, 2, "the container, and what is on the ground");
+        assert_eq!(
+            launcher.reconcile().await.unwrap().orphans,
+            2,
+            "the container, and what is on the ground"
+        );
         assert!(world.containers().await.is_empty(), "{} is still there", ready.sandbox_id);
     });
 }

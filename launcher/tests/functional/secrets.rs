@@ -2,6 +2,7 @@
 //! init's channel and appears nowhere else.
 
 use std::{
+    fmt::Write as _,
     io::{self, Write},
     path::Path,
     sync::{Arc, Mutex},
@@ -64,10 +65,17 @@ fn with_secrets(user: &str) -> adrastea_proto::v1::StartRequest {
 async fn a_secret_reaches_the_init_and_appears_nowhere_else() {
     let captured = Captured::default();
     let writer = captured.clone();
-    let subscriber = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(move || writer.clone()).finish();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .finish();
+    // With one dispatcher alone, an event that another test's thread reaches first would be
+    // switched off for all threads; with two, each of them is asked.
+    let _second = tracing::Dispatch::new(
+        tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE).with_writer(io::sink).finish(),
+    );
     // One thread runs it all, so this sees everything.
     let _guard = tracing::subscriber::set_default(subscriber);
-    tracing::callsite::rebuild_interest_cache();
 
     let world = World::new();
     let hub = world.boot().await;
@@ -80,37 +88,49 @@ async fn a_secret_reaches_the_init_and_appears_nowhere_else() {
     assert!(!contains(&spec, CANARY) && !contains(&spec, ARGUMENT_CANARY), "the engine was told");
     assert_eq!(files_with_canary(world.directory.path()), Vec::<String>::new(), "while it runs");
 
-    let mut told = format!("{:?} {:?} {:?}", hub.get("ana").await, world.records(), hub.entry("ana").unwrap().sandbox);
+    let mut told = format!(
+        "{:?} {:?} {:?}",
+        hub.get("ana").await,
+        world.records(),
+        hub.entry("ana").unwrap().sandbox
+    );
     let decision = policy::decide(&world.config, &asked).unwrap();
-    told += &format!("{decision:?} {asked:?} {decision:#?} {asked:#?}");
+    write!(told, "{decision:?} {asked:?} {decision:#?} {asked:#?}").unwrap();
 
     // Refusals of every kind.
     let mut reused = asked.clone();
     reused.arguments.push("x".into());
-    told += &format!("{:?}", hub.ask(reused).await.unwrap_err());
+    write!(told, "{:?}", hub.ask(reused).await.unwrap_err()).unwrap();
     let mut denied = with_secrets("ana");
     denied.secret_environment.insert("LD_PRELOAD".into(), CANARY.into());
-    told += &format!("{:?}", hub.ask(denied).await.unwrap_err());
+    write!(told, "{:?}", hub.ask(denied).await.unwrap_err()).unwrap();
     let mut invalid = with_secrets("ana");
     invalid.secret_environment.insert("JUPYTERHUB_X".into(), format!("{CANARY}\0"));
-    told += &format!("{:?}", hub.ask(invalid).await.unwrap_err());
+    write!(told, "{:?}", hub.ask(invalid).await.unwrap_err()).unwrap();
 
     // Failures at every step that can fail.
     for nth in 1..=7 {
         world.ground.fault_at(nth, crate::ground::Fault::Before);
-        told += &format!("{:?}", hub.ask(with_secrets("ben")).await);
+        write!(told, "{:?}", hub.ask(with_secrets("ben")).await).unwrap();
         world.ground.no_fault();
     }
     world.fake.set_behaviour(InitBehaviour::Refuses);
-    told += &format!("{:?}", hub.ask(with_secrets("ben")).await);
+    write!(told, "{:?}", hub.ask(with_secrets("ben")).await).unwrap();
     hub.stop("ana").await;
     hub.stop("ben").await;
 
     assert!(!told.contains(CANARY) && !told.contains(ARGUMENT_CANARY), "{told}");
-    assert_eq!(files_with_canary(world.directory.path()), Vec::<String>::new(), "after it has ended");
+    assert_eq!(
+        files_with_canary(world.directory.path()),
+        Vec::<String>::new(),
+        "after it has ended"
+    );
     let log = captured.0.lock().unwrap().clone();
     assert!(contains(&log, "starting") && contains(&log, "TRACE"), "the log was captured");
-    let line = String::from_utf8_lossy(&log).lines().find(|line| line.contains("canary")).map(str::to_owned);
+    let line = String::from_utf8_lossy(&log)
+        .lines()
+        .find(|line| line.contains("canary"))
+        .map(str::to_owned);
     assert_eq!(line, None);
     world.assert_nothing_remains().await;
 }

@@ -33,14 +33,33 @@ async fn a_stop_while_queued_changes_nothing_on_the_host() {
 #[tokio::test]
 async fn the_queue_is_served_in_order_and_a_failure_frees_its_place() {
     let world = World::with(|config| config.limits.concurrent_starts = 1);
+    world.ground.set_answers(false);
     let hub = world.boot().await;
-    world.fake.fail_at(2);
-    let starts: Vec<_> = ["ana", "ben", "eva"].map(|user| hub.begin(request(user))).into();
-    let mut ends = Vec::new();
-    for start in starts {
-        ends.push(start.await.unwrap().end.is_ok());
+    let mut feed = hub.launcher.feed();
+    let first = hub.begin(request("ana"));
+    hub.reaches("ana", Phase::Starting).await;
+    let mut waiting = Vec::new();
+    for user in ["zoe", "ben", "eva", "dan"] {
+        waiting.push(hub.begin(request(user)));
+        hub.reaches(user, Phase::Queued).await;
     }
-    assert_eq!(ends.iter().filter(|started| **started).count(), 2);
+    // Whoever gives up while queued holds nobody up, nor does the one that fails in the middle.
+    hub.stop("ben").await;
+    world.fake.end(&hub.get("ana").await.sandbox_id, 1);
+    first.await.unwrap().failed();
+    world.ground.set_answers(true);
+    let mut started = Vec::new();
+    for start in waiting {
+        started.push(start.await.unwrap().end.is_ok());
+    }
+    assert_eq!(started, [true, false, true, true]);
+    let mut prepared = Vec::new();
+    while let Ok(sandbox) = feed.try_recv() {
+        if sandbox.phase() == Phase::Preparing {
+            prepared.push(sandbox.key.unwrap().user);
+        }
+    }
+    assert_eq!(prepared, ["ana", "zoe", "eva", "dan"]);
 }
 
 #[tokio::test]
@@ -50,9 +69,20 @@ async fn a_stop_during_each_step_finishes_the_step_and_undoes_it() {
         let world = World::new();
         let hub = world.boot().await;
         let starting = hub.begin(request("ana"));
-        let steps = ["make directory", "make namespaces", "make network", "make rootfs", "prove", "attach home", "open egress"];
+        let steps = [
+            "make directory",
+            "make namespaces",
+            "make network",
+            "make rootfs",
+            "prove",
+            "attach home",
+            "open egress",
+        ];
         let step = steps[nth - 1];
-        crate::world::until(step, || world.diary.lines().iter().any(|line| line == step) || starting.is_finished()).await;
+        crate::world::until(step, || {
+            world.diary.lines().iter().any(|line| line == step) || starting.is_finished()
+        })
+        .await;
         assert!(hub.stop("ana").await || starting.is_finished());
         if let Err(failed) = starting.await.unwrap().end {
             assert_eq!(failed.reason(), FailureReason::Cancelled, "{step}: {failed:?}");
@@ -73,7 +103,11 @@ async fn a_stop_while_preparing_is_heard_at_the_next_step() {
     let wish = adrastea::launch::StopWish { grace: Duration::ZERO, why: "no more".into() };
     assert!(launcher.stop(&key, 0, wish).await);
     assert_eq!(entry.phase(), Phase::Gone);
-    assert!(!world.diary.lines().iter().any(|line| line == "create container"), "{:?}", world.diary.lines());
+    assert!(
+        !world.diary.lines().iter().any(|line| line == "create container"),
+        "{:?}",
+        world.diary.lines()
+    );
     world.assert_nothing_remains().await;
 }
 

@@ -17,7 +17,8 @@ impl Watching {
     }
 
     async fn next(&mut self) -> Event {
-        let event = timeout(Duration::from_secs(10), self.0.message()).await.expect("an event within 10 s");
+        let event =
+            timeout(Duration::from_secs(10), self.0.message()).await.expect("an event within 10 s");
         event.unwrap().expect("the stream goes on").event.unwrap()
     }
 
@@ -52,10 +53,20 @@ async fn watch_shows_what_is_there_then_a_marker_then_every_change() {
     let ready = hub.start("ana").await;
     let mut watching = Watching::new(&hub, HUB).await;
     let present = watching.snapshot().await;
-    assert_eq!(present.iter().map(|sandbox| &sandbox.sandbox_id).collect::<Vec<_>>(), [&ready.sandbox_id]);
+    assert_eq!(
+        present.iter().map(|sandbox| &sandbox.sandbox_id).collect::<Vec<_>>(),
+        [&ready.sandbox_id]
+    );
 
     hub.start("ben").await;
-    let up = [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting, Phase::Ready];
+    let up = [
+        Phase::Queued,
+        Phase::Preparing,
+        Phase::Proving,
+        Phase::Claiming,
+        Phase::Starting,
+        Phase::Ready,
+    ];
     assert_eq!(watching.phases_until(Phase::Ready).await, up);
     hub.stop("ben").await;
     assert_eq!(watching.phases_until(Phase::Gone).await, [Phase::Stopping, Phase::Gone]);
@@ -89,7 +100,10 @@ async fn a_failed_start_is_watched_to_its_end() {
     world.fake.fail_at(2);
     hub.ask(request("ana")).await.unwrap().failed();
     assert_eq!(hub.get("ana").await.phase(), Phase::Gone, "gone when the failure is told");
-    assert_eq!(watching.phases_until(Phase::Gone).await, [Phase::Queued, Phase::Preparing, Phase::Gone]);
+    assert_eq!(
+        watching.phases_until(Phase::Gone).await,
+        [Phase::Queued, Phase::Preparing, Phase::Gone]
+    );
 }
 
 #[tokio::test]
@@ -111,7 +125,7 @@ async fn a_reader_that_lags_gets_the_whole_again() {
     let ben = hub.start("ben").await;
     let mut last: HashMap<String, v1::Sandbox> = HashMap::new();
     let mut markers = 0;
-    while markers == 0 || !last.get("ben").is_some_and(|sandbox| sandbox.phase() == Phase::Ready) {
+    while markers == 0 || last.get("ben").is_none_or(|sandbox| sandbox.phase() != Phase::Ready) {
         match watching.next().await {
             Event::Synced(_) => markers += 1,
             Event::Sandbox(sandbox) => {
@@ -134,7 +148,11 @@ async fn logs(hub: &Hub, tail_bytes: u64, follow: bool) -> Streaming<v1::LogChun
 /// Everything until the stream ends.
 async fn all(mut stream: Streaming<v1::LogChunk>) -> String {
     let mut text = Vec::new();
-    while let Some(chunk) = timeout(Duration::from_secs(10), stream.message()).await.expect("an end within 10 s").unwrap() {
+    while let Some(chunk) = timeout(Duration::from_secs(10), stream.message())
+        .await
+        .expect("an end within 10 s")
+        .unwrap()
+    {
         text.extend(chunk.data);
     }
     String::from_utf8(text).unwrap()
@@ -163,7 +181,11 @@ async fn logs_follow_until_the_end() {
     assert_eq!(whole.await.unwrap(), "one\ntwo\nthree\n");
     assert_eq!(tail.await.unwrap(), "ne\ntwo\nthree\n");
     hub.reaches("ana", Phase::Gone).await;
-    assert_eq!(all(logs(&hub, 0, true).await).await, "one\ntwo\nthree\n", "the tail outlives the server");
+    assert_eq!(
+        all(logs(&hub, 0, true).await).await,
+        "one\ntwo\nthree\n",
+        "the tail outlives the server"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +206,10 @@ async fn following_a_start_that_fails_early_ends() {
 
 #[tokio::test]
 async fn a_follower_that_does_not_read_holds_nobody_up() {
-    let world = World::with(|config| config.profiles.get_mut("standard").unwrap().limits.log = adrastea::quantity::ByteSize::mebibytes(16));
+    let world = World::with(|config| {
+        config.profiles.get_mut("standard").unwrap().limits.log =
+            adrastea::quantity::ByteSize::mebibytes(16);
+    });
     let hub = world.boot().await;
     let ready = hub.start("ana").await;
     let _stalled = logs(&hub, 0, true).await;
@@ -197,7 +222,11 @@ async fn a_follower_that_does_not_read_holds_nobody_up() {
     while written < 200 && since.elapsed() < Duration::from_secs(2) {
         world.say(&ready.sandbox_id, &line);
         let before = entry.log.tail_bytes(0).len();
-        let _ = timeout(Duration::from_millis(100), until("the pump", || entry.log.tail_bytes(0).len() > before)).await;
+        let _ = timeout(
+            Duration::from_millis(100),
+            until("the pump", || entry.log.tail_bytes(0).len() > before),
+        )
+        .await;
         written += 1;
     }
     let since = std::time::Instant::now();

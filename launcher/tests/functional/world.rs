@@ -55,7 +55,8 @@ impl World {
     }
 
     pub fn with(change: impl FnOnce(&mut Config)) -> Self {
-        let mut config = Config::parse(include_str!("policy.toml"), Path::new("policy.toml")).unwrap();
+        let mut config =
+            Config::parse(include_str!("policy.toml"), Path::new("policy.toml")).unwrap();
         change(&mut config);
         let directory = tempfile::tempdir().unwrap();
         let (state, run) = (directory.path().join("state"), directory.path().join("run"));
@@ -69,18 +70,32 @@ impl World {
                 reference: image.reference.clone(),
                 digest: image.digest.clone(),
                 layers: vec!["/layer".into()],
-                environment: ["PATH=/image/bin", "FROM_IMAGE=yes", "LD_PRELOAD=/evil.so", "LANG=image"]
-                    .iter()
-                    .filter_map(|line| line.split_once('='))
-                    .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                    .collect(),
+                environment: [
+                    "PATH=/image/bin",
+                    "FROM_IMAGE=yes",
+                    "LD_PRELOAD=/evil.so",
+                    "LANG=image",
+                ]
+                .iter()
+                .filter_map(|line| line.split_once('='))
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
                 size_bytes: 1,
             });
         }
         let diary = Diary::new(&layout.store());
-        let ground = StandInGround::new(diary.clone(), fake.clone(), layout.sandboxes(), layout.logs());
+        let ground =
+            StandInGround::new(diary.clone(), fake.clone(), layout.sandboxes(), layout.logs());
         let engine = WatchedEngine::new(fake.clone(), diary.clone());
-        Self { directory, config, fake, engine: Arc::new(engine), ground: Arc::new(ground), diary, layout }
+        Self {
+            directory,
+            config,
+            fake,
+            engine: Arc::new(engine),
+            ground: Arc::new(ground),
+            diary,
+            layout,
+        }
     }
 
     pub fn pools(&self) -> Pools {
@@ -95,8 +110,10 @@ impl World {
 
     /// A launcher as it is before it looks around.
     pub fn launcher(&self) -> Arc<Launcher> {
-        let settings = RuntimeSettings { binary: "/usr/sbin/runc".into(), root: self.layout.run.join("runc") };
-        let runtimes: BTreeMap<String, RuntimeState> = BTreeMap::from([("runc".into(), Ok(settings))]);
+        let settings =
+            RuntimeSettings { binary: "/usr/sbin/runc".into(), root: self.layout.run.join("runc") };
+        let runtimes: BTreeMap<String, RuntimeState> =
+            BTreeMap::from([("runc".into(), Ok(settings))]);
         Launcher::new(Parts {
             config: Arc::new(self.config.clone()),
             layout: self.layout.clone(),
@@ -130,20 +147,30 @@ impl World {
         let callers = Callers::new([nix::unistd::geteuid().as_raw()]);
         let group = nix::unistd::getegid().as_raw();
         let (serving, path) = (Arc::clone(&launcher), socket.clone());
-        tokio::spawn(async move { api::serve(serving, &path, group, callers, std::future::pending()).await.unwrap() });
+        tokio::spawn(async move {
+            api::serve(serving, &path, group, callers, std::future::pending()).await.unwrap();
+        });
         until("the socket", || socket.exists()).await;
         let connector = service_fn(move |_: Uri| {
             let path = socket.clone();
             async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
         });
-        let channel = Endpoint::from_static("http://localhost").connect_with_connector(connector).await.unwrap();
+        let channel = Endpoint::from_static("http://localhost")
+            .connect_with_connector(connector)
+            .await
+            .unwrap();
         Hub { launcher, client: LauncherClient::new(channel) }
     }
 
     /// What the server of this sandbox writes.
     pub fn say(&self, id: &str, text: &str) {
         let path = self.layout.sandbox_directory(id).join("io/stdout");
-        let mut fifo = std::fs::OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
+        let mut fifo = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .unwrap();
         fifo.write_all(text.as_bytes()).unwrap();
     }
 
@@ -158,14 +185,27 @@ impl World {
         assert_eq!(self.containers().await, Vec::<String>::new(), "containers remain");
         assert!(self.diary.left().is_empty(), "the ground still has {:?}", self.diary.left());
         for folder in [self.layout.sandboxes(), self.layout.logs()] {
-            let left: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+            let left: Vec<_> = std::fs::read_dir(&folder)
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
             assert!(left.is_empty(), "{} still has {left:?}", folder.display());
         }
         let store = self.store();
         for record in self.records() {
             assert_eq!(record.state, SandboxState::Gone, "{} is not gone", record.id);
-            assert_eq!(store.steps(&record.id).unwrap(), [], "{} has steps in the journal", record.id);
-            assert_eq!((record.run_range_first, record.address_index), (0, 0), "{} still holds leases", record.id);
+            assert_eq!(
+                store.steps(&record.id).unwrap(),
+                [],
+                "{} has steps in the journal",
+                record.id
+            );
+            assert_eq!(
+                (record.run_range_first, record.address_index),
+                (0, 0),
+                "{} still holds leases",
+                record.id
+            );
         }
     }
 }
@@ -177,12 +217,20 @@ pub struct Life {
 
 impl Life {
     pub fn new() -> Self {
-        Self { runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap() }
+        Self {
+            runtime: tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap(),
+        }
     }
 
     /// One whose clock jumps over every wait.
     pub fn paused() -> Self {
-        Self { runtime: tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap() }
+        Self {
+            runtime: tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .start_paused(true)
+                .build()
+                .unwrap(),
+        }
     }
 
     /// Nothing moves but while this runs.
@@ -245,7 +293,9 @@ impl Hub {
             match event.event.unwrap() {
                 start_event::Event::Progress(step) => progress.push(step),
                 start_event::Event::Ready(ready) => return Ok(Story { progress, end: Ok(ready) }),
-                start_event::Event::Failed(failed) => return Ok(Story { progress, end: Err(failed) }),
+                start_event::Event::Failed(failed) => {
+                    return Ok(Story { progress, end: Err(failed) });
+                }
             }
         }
         panic!("the start told no end")

@@ -37,7 +37,10 @@ fn main() {
 
 fn say(text: &str) {
     let mut out = io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let _ = out
+        .write_all(text.as_bytes())
+        .and_then(|()| out.write_all(b"\n"))
+        .and_then(|()| out.flush());
 }
 
 /// `how`: stubborn, die N, late MILLISECONDS, never.
@@ -50,7 +53,9 @@ fn serve(how: &[&str]) {
             say("dying on purpose");
             act(&["exit", code]);
         }
-        ["late", milliseconds, ..] => thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0))),
+        ["late", milliseconds, ..] => {
+            thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0)))
+        }
         ["never", ..] => {
             say("never listening");
             loop {
@@ -113,7 +118,9 @@ fn result<T>(result: io::Result<T>, good: impl FnOnce(T) -> String) -> String {
 /// Does one thing and tells what came of it.
 fn act(words: &[&str]) -> String {
     let number = |at: usize| words.get(at).and_then(|word| word.parse::<u64>().ok()).unwrap_or(0);
-    let path = |from: usize| format!("/{}", words.get(from..).unwrap_or_default().join("/").trim_start_matches('/'));
+    let path = |from: usize| {
+        format!("/{}", words.get(from..).unwrap_or_default().join("/").trim_start_matches('/'))
+    };
     let text = |at: usize| words.get(at).copied().unwrap_or_default();
     match words.first().copied().unwrap_or_default() {
         "exit" => process::exit(i32::try_from(number(1)).unwrap_or(99)),
@@ -137,7 +144,10 @@ fn act(words: &[&str]) -> String {
         }
         "cat" => result(fs::read(path(1)), |bytes| String::from_utf8_lossy(&bytes).into_owned()),
         "list" => result(fs::read_dir(path(1)), |entries| {
-            let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+            let mut names: Vec<_> = entries
+                .flatten()
+                .map(|entry| entry.file_name().to_string_lossy().into_owned())
+                .collect();
             names.sort();
             names.join("\n")
         }),
@@ -148,7 +158,11 @@ fn act(words: &[&str]) -> String {
         "connect" => {
             let to = format!("{}:{}", text(1), text(2));
             match to.parse::<SocketAddr>() {
-                Ok(to) => result(TcpStream::connect_timeout(&to, Duration::from_millis(700)), |_| "open".into()),
+                Ok(to) => {
+                    result(TcpStream::connect_timeout(&to, Duration::from_millis(700)), |_| {
+                        "open".into()
+                    })
+                }
                 Err(_) => "no address".into(),
             }
         }
@@ -166,7 +180,10 @@ fn act(words: &[&str]) -> String {
         // threads N: how many could be made
         "threads" => {
             let made = (0..number(1)).take_while(|_| {
-                thread::Builder::new().stack_size(16 << 10).spawn(|| thread::sleep(Duration::from_secs(600))).is_ok()
+                thread::Builder::new()
+                    .stack_size(16 << 10)
+                    .spawn(|| thread::sleep(Duration::from_secs(600)))
+                    .is_ok()
             });
             made.count().to_string()
         }
@@ -188,7 +205,8 @@ fn act(words: &[&str]) -> String {
         }
         // spawn WORD…: a child of its own that goes on, in this program
         "spawn" => {
-            let child = env::current_exe().and_then(|program| Command::new(program).args(&words[1..]).spawn());
+            let child = env::current_exe()
+                .and_then(|program| Command::new(program).args(&words[1..]).spawn());
             result(child, |child| child.id().to_string())
         }
         // input: what standard input holds
