@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub
-from place import leave_the_hosts_network, refuse_or_go_on
+from place import check_hub_user, leave_the_hosts_namespaces, refuse_or_go_on
 
 from launcher import Launcher
 
@@ -18,7 +18,8 @@ from launcher import Launcher
 def pytest_sessionstart(session: pytest.Session) -> None:
     if not session.config.option.collectonly:
         refuse_or_go_on()
-        leave_the_hosts_network()
+        leave_the_hosts_namespaces()
+        check_hub_user()
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 import requests
-from place import HUB_USER, JUPYTERHUB, PROXY, TOOLS
+from place import HUB_TOOLS, HUB_USER, PROXY, PYTHON
 
 from launcher import GATEWAY, Launcher
 
@@ -96,7 +96,7 @@ class Hub:
                 [str(part) for part in command],
                 cwd=self.directory,
                 env={
-                    "PATH": f"{TOOLS}/venv-6.1/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PATH": f"{HUB_TOOLS}/venv-6.1/bin:/usr/local/bin:/usr/bin:/bin",
                     "HOME": str(self.directory),
                     "CONFIGPROXY_AUTH_TOKEN": self._proxy_token,
                     "LC_ALL": "C.UTF-8",
@@ -114,10 +114,10 @@ class Hub:
         """Returns when the hub answers through its proxy."""
         if self._proxy is None:
             self._proxy = self._popen(
-                PROXY, "--ip", "127.0.0.1", "--port", "8000", "--api-ip", "127.0.0.1", "--api-port", "8001",
+                HUB_TOOLS / PROXY, "--ip", "127.0.0.1", "--port", "8000", "--api-ip", "127.0.0.1", "--api-port", "8001",
                 "--default-target", f"http://{GATEWAY}:8081", "--error-target", f"http://{GATEWAY}:8081/hub/error",
             )  # fmt: skip
-        self._process = self._popen(JUPYTERHUB, "-f", "jupyterhub_config.py")
+        self._process = self._popen(HUB_TOOLS / PYTHON, "-m", "jupyterhub", "-f", "jupyterhub_config.py")
         deadline = time.monotonic() + 60
         while True:
             try:

@@ -6,6 +6,7 @@ leave it. What is missing ends the run with words; it is never skipped.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import os
 import pwd
@@ -23,12 +24,15 @@ RUNC = TOOLS / "bin/runc"
 CONTAINERD = TOOLS / "bin/containerd"
 IMAGE = TOOLS / "singleuser.oci.tar"
 DIGEST = TOOLS / "singleuser.digest"
-JUPYTERHUB = TOOLS / "venv-6.1/bin/jupyterhub"
-PROXY = TOOLS / "node/node_modules/.bin/configurable-http-proxy"
+# Where the hub's user finds the tools: a checkout may lie in a private directory.
+HUB_TOOLS = Path("/tmp") / f"adrastea-hub-tools-{os.getpid()}"
+PYTHON = "venv-6.1/bin/python"
+PROXY = "node/node_modules/configurable-http-proxy/bin/configurable-http-proxy"
 
 # Every Debian has it, and it owns nothing.
 HUB_USER = "nobody"
 
+_CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 
 
@@ -38,23 +42,34 @@ def refuse_or_go_on() -> None:
         pytest.exit("these tests start a real launcher: run them as root", returncode=2)
     missing = [
         path
-        for path in (LAUNCHER, INIT, RUNC, CONTAINERD, IMAGE, DIGEST, JUPYTERHUB, PROXY)
+        for path in (LAUNCHER, INIT, RUNC, CONTAINERD, IMAGE, DIGEST, TOOLS / PYTHON, TOOLS / PROXY)
         if not path.exists()
     ]
     if missing:
         names = ", ".join(str(path.relative_to(CHECKOUT)) for path in missing)
         pytest.exit(f"missing: {names}; `tools/get` and `make build` make them", returncode=2)
+
+
+def check_hub_user() -> None:
+    """Ends the run if the hub's user cannot run the hub."""
     user = pwd.getpwnam(HUB_USER)
-    readable = subprocess.run(
-        [JUPYTERHUB, "--version"], user=user.pw_uid, group=user.pw_gid, extra_groups=[], capture_output=True
+    command = [HUB_TOOLS / PYTHON, "-m", "jupyterhub", "--version"]
+    answer = subprocess.run(
+        command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], capture_output=True, cwd="/"
     )
-    if readable.returncode != 0:
-        pytest.exit(f"user {HUB_USER} cannot run {JUPYTERHUB}: {readable.stderr.decode()}", returncode=2)
+    if answer.returncode != 0:
+        pytest.exit(f"user {HUB_USER} cannot run the hub: {answer.stderr.decode()}", returncode=2)
 
 
-def leave_the_hosts_network() -> None:
-    """Moves this process, and with it all that it starts, to a new network namespace."""
+def leave_the_hosts_namespaces() -> None:
+    """Moves this process, and with it all that it starts, to a network and a mount
+    namespace of its own; in the latter the hub's user can read the tools."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.unshare(_CLONE_NEWNET) != 0:
-        pytest.exit(f"no network namespace: {os.strerror(ctypes.get_errno())}", returncode=2)
+    if libc.unshare(_CLONE_NEWNET | _CLONE_NEWNS) != 0:
+        pytest.exit(f"no new namespaces: {os.strerror(ctypes.get_errno())}", returncode=2)
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    HUB_TOOLS.mkdir()
+    # Only the directory outlives the namespace.
+    atexit.register(lambda: (subprocess.run(["umount", HUB_TOOLS], check=True), HUB_TOOLS.rmdir()))
+    subprocess.run(["mount", "--bind", "-o", "ro", TOOLS, HUB_TOOLS], check=True)

@@ -1,15 +1,12 @@
 //! C1: who may speak to the launcher.
 
-use std::{
-    fs,
-    os::unix::fs::MetadataExt as _,
-    path::Path,
-};
+use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use adrastea_proto::v1::{
-    self, admin_client::AdminClient, launcher_client::LauncherClient,
+use adrastea_proto::v1::{self, admin_client::AdminClient, launcher_client::LauncherClient};
+use adrastea_tests::{
+    Instance, Suite, User,
+    client::{HUB, key},
 };
-use adrastea_tests::{Instance, Suite, User, client::{HUB, key}};
 use anyhow::{bail, ensure};
 use tonic::{Code, Status, transport::Channel};
 
@@ -20,9 +17,16 @@ const GROUP: u32 = 65534;
 const STRANGER: u32 = 4321;
 
 pub fn add(suite: &mut Suite) {
-    suite.shared("c1_strangers_do_not_reach_the_socket", async |instance| strangers(&instance).await);
-    suite.shared("c1_the_group_opens_the_socket_and_nothing_behind_it", async |instance| group_alone(&instance).await);
-    suite.shared("c1_the_hub_calls_the_launcher_and_not_the_administrators_service", async |instance| hub(&instance).await);
+    suite.shared("c1_strangers_do_not_reach_the_socket", async |instance| {
+        strangers(&instance).await
+    });
+    suite.shared("c1_the_group_opens_the_socket_and_nothing_behind_it", async |instance| {
+        group_alone(&instance).await
+    });
+    suite.shared(
+        "c1_the_hub_calls_the_launcher_and_not_the_administrators_service",
+        async |instance| hub(&instance).await,
+    );
     suite.shared("c1_modes_of_directories_and_sockets", async |instance| modes(&instance));
 }
 
@@ -44,19 +48,30 @@ async fn every_call(channel: Channel) -> Vec<(&'static str, Result<(), Status>)>
     let key = Some(key("c-nobody", ""));
     let mut answers = Vec::new();
     answers.push(("start", client.start(tenant::wish("c-nobody", &["exit", "0"])).await.map(drop)));
-    answers.push(("stop", client.stop(v1::StopRequest { key: key.clone(), ..Default::default() }).await.map(drop)));
+    answers.push((
+        "stop",
+        client.stop(v1::StopRequest { key: key.clone(), ..Default::default() }).await.map(drop),
+    ));
     answers.push(("get", client.get(v1::GetRequest { key: key.clone() }).await.map(drop)));
     answers.push(("list", client.list(v1::ListRequest { hub: HUB.into() }).await.map(drop)));
     answers.push(("watch", client.watch(v1::WatchRequest { hub: HUB.into() }).await.map(drop)));
-    answers.push(("logs", client.logs(v1::LogsRequest { key, ..Default::default() }).await.map(drop)));
-    answers.push(("offers", client.offers(v1::OffersRequest { user: "c-nobody".into() }).await.map(drop)));
+    answers
+        .push(("logs", client.logs(v1::LogsRequest { key, ..Default::default() }).await.map(drop)));
+    answers.push((
+        "offers",
+        client.offers(v1::OffersRequest { user: "c-nobody".into() }).await.map(drop),
+    ));
     answers
 }
 
 async fn every_admin_call(channel: Channel) -> Vec<(&'static str, Result<(), Status>)> {
     let mut client = AdminClient::new(channel);
-    let run = v1::RunRequest { start: Some(tenant::wish("c-nobody", &[])), command: vec!["/bin/tenant".into()] };
-    let import = v1::ImportImageRequest { path: "/etc/shadow".into(), reference: "localhost/evil:1".into() };
+    let run = v1::RunRequest {
+        start: Some(tenant::wish("c-nobody", &[])),
+        command: vec!["/bin/tenant".into()],
+    };
+    let import =
+        v1::ImportImageRequest { path: "/etc/shadow".into(), reference: "localhost/evil:1".into() };
     let mut answers = Vec::new();
     answers.push(("run", client.run(run).await.map(drop)));
     answers.push(("import", client.import_image(import).await.map(drop)));
@@ -78,9 +93,13 @@ async fn group_alone(instance: &Instance) -> anyhow::Result<()> {
             ensure!(code == Some(Code::PermissionDenied), "{user:?} calls {call}: {answer:?}");
         }
     }
-    let nobodys = instance.launcher().await?.get(v1::GetRequest { key: Some(key("c-nobody", "")) }).await;
+    let nobodys =
+        instance.launcher().await?.get(v1::GetRequest { key: Some(key("c-nobody", "")) }).await;
     // The hub's calls may have run beside this one; a stranger's left nothing of theirs.
-    ensure!(nobodys.is_err() || nobodys.is_ok_and(|answer| answer.get_ref().generation <= 1), "a refused call had an effect");
+    ensure!(
+        nobodys.is_err() || nobodys.is_ok_and(|answer| answer.get_ref().generation <= 1),
+        "a refused call had an effect"
+    );
     Ok(())
 }
 
@@ -95,7 +114,10 @@ async fn hub(instance: &Instance) -> anyhow::Result<()> {
     }
     let mut client = LauncherClient::new(instance.channel_as(User::NOBODY).await?);
     let all = client.list(v1::ListRequest { hub: String::new() }).await;
-    ensure!(all.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied), "one hub lists all: {all:?}");
+    ensure!(
+        all.as_ref().is_err_and(|status| status.code() == Code::PermissionDenied),
+        "one hub lists all: {all:?}"
+    );
     instance.stop("c-nobody", "").await?;
     Ok(())
 }
@@ -117,17 +139,28 @@ fn modes(instance: &Instance) -> anyhow::Result<()> {
     for (path, mode, group) in expected {
         let metadata = fs::symlink_metadata(path)?;
         let found = (metadata.mode() & 0o7777, metadata.uid(), metadata.gid());
-        ensure!(found == (mode, 0, group), "`{}` has {:o} {}:{}", path.display(), found.0, found.1, found.2);
+        ensure!(
+            found == (mode, 0, group),
+            "`{}` has {:o} {}:{}",
+            path.display(),
+            found.0,
+            found.1,
+            found.2
+        );
     }
     // Nobody but root passes through to containerd.
     let socket = instance.containerd_socket();
     for user in [User::other(STRANGER), User::NOBODY] {
         let socket = socket.clone();
-        let opened = instance.namespace.within(user, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
+        let opened = instance
+            .namespace
+            .within(user, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
         ensure!(!opened, "somebody but root opens containerd's socket");
     }
     let socket = instance.containerd_socket();
-    let opened = instance.namespace.within(User::ROOT, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
+    let opened = instance
+        .namespace
+        .within(User::ROOT, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
     ensure!(opened, "not even root opens containerd's socket: the test shows nothing");
     Ok(())
 }

@@ -16,7 +16,7 @@ use std::{
 };
 
 use adrastea::{host::directories, names::ServerKey, store::Store};
-use adrastea_proto::v1;
+use adrastea_proto::v1::{self, FailureReason};
 use adrastea_tests::{
     Instance, Namespace, Suite, User,
     client::{HUB, key},
@@ -41,10 +41,15 @@ const RACES: u32 = 1000;
 
 pub fn add(suite: &mut Suite) {
     suite.shared("f1_homes_are_their_owners_alone", async |instance| homes(&instance).await);
-    suite.shared("f1_a_users_servers_share_home_and_number", async |instance| one_users_servers(&instance).await);
+    suite.shared("f1_a_users_servers_share_home_and_number", async |instance| {
+        one_users_servers(&instance).await
+    });
+    suite.shared("f2_a_planted_home_is_refused", async |instance| planted_home(&instance).await);
     suite.plain("f2_home_creation_wins_every_race", home_race);
     suite.plain("f2_reference_naive_creation_loses_the_race", naive_home_race);
-    suite.shared("f3_hostile_names_are_refused_or_hashed", async |instance| hostile_names(&instance).await);
+    suite.shared("f3_hostile_names_are_refused_or_hashed", async |instance| {
+        hostile_names(&instance).await
+    });
     suite.plain("f4_killed_reservations_never_give_an_id_twice", killed_reservations);
     suite.shared("f5_setuid_programs_gain_nothing", async |instance| setuid(&instance));
     suite.plain("f5_reference_setuid_programs_become_root", setuid_reference);
@@ -64,7 +69,10 @@ async fn homes(instance: &Instance) -> anyhow::Result<()> {
     tenant::start(instance, "f-ana", &["hold"], "holding").await?;
     tenant::start(instance, "f-ben", &["hold"], "holding").await?;
     let (ana, ben) = (instance.get("f-ana").await?, instance.get("f-ben").await?);
-    ensure!(tenant::run(instance, "f-ana", &["cat", "/home/jovyan/secret"])?.contains("of ana"), "ana lost her file");
+    ensure!(
+        tenant::run(instance, "f-ana", &["cat", "/home/jovyan/secret"])?.contains("of ana"),
+        "ana lost her file"
+    );
 
     let listed = tenant::run(instance, "f-ben", &["list", "/home/jovyan"])?;
     ensure!(!listed.contains("secret"), "ben's home shows ana's file");
@@ -79,7 +87,10 @@ async fn homes(instance: &Instance) -> anyhow::Result<()> {
 
     let metadata = fs::metadata(home(instance, "f-ana"))?;
     ensure!(metadata.mode() & 0o7777 == 0o700, "a home has the mode {:o}", metadata.mode());
-    ensure!((metadata.uid(), metadata.gid()) == (ana.disk_uid, ana.disk_gid), "a home has a wrong owner");
+    ensure!(
+        (metadata.uid(), metadata.gid()) == (ana.disk_uid, ana.disk_gid),
+        "a home has a wrong owner"
+    );
     let read_as = |sandbox: &v1::Sandbox| {
         let user = User { uid: sandbox.disk_uid, gid: sandbox.disk_gid, groups: Vec::new() };
         let file = file.clone();
@@ -95,7 +106,10 @@ async fn homes(instance: &Instance) -> anyhow::Result<()> {
 
 async fn one_users_servers(instance: &Instance) -> anyhow::Result<()> {
     let start = async |server: &str| {
-        let request = v1::StartRequest { key: Some(key("f-two", server)), ..tenant::wish("f-two", &["hold"]) };
+        let request = v1::StartRequest {
+            key: Some(key("f-two", server)),
+            ..tenant::wish("f-two", &["hold"])
+        };
         instance.start_with(request).await
     };
     start("").await?;
@@ -104,28 +118,67 @@ async fn one_users_servers(instance: &Instance) -> anyhow::Result<()> {
     tenant::run(instance, "f-two", &["put", "/home/jovyan/shared", "by both"])?;
     let named = v1::GetRequest { key: Some(key("f-two", "second")) };
     let second = instance.launcher().await?.get(named).await?.into_inner();
-    ensure!(first.disk_uid == second.disk_uid && first.disk_gid == second.disk_gid, "one user has two numbers");
+    ensure!(
+        first.disk_uid == second.disk_uid && first.disk_gid == second.disk_gid,
+        "one user has two numbers"
+    );
     ensure!(first.run_range_first != second.run_range_first, "two live sandboxes share a range");
     let text = tenant::run(instance, "f-two", &["cat", "/home/jovyan/shared"])?;
     ensure!(text.contains("by both"), "{text}");
     let file = fs::metadata(home(instance, "f-two").join("shared"))?;
-    ensure!((file.uid(), file.gid()) == (first.disk_uid, first.disk_gid), "a file has a wrong owner");
+    ensure!(
+        (file.uid(), file.gid()) == (first.disk_uid, first.disk_gid),
+        "a file has a wrong owner"
+    );
     instance.stop("f-two", "").await?;
     instance.stop("f-two", "second").await?;
     // Everything of the run is gone; another user comes in between.
     tenant::run(instance, "f-between", &["exit", "0"])?;
     start("").await?;
     let again = instance.get("f-two").await?;
-    ensure!(again.disk_uid == first.disk_uid, "the number changed from {} to {}", first.disk_uid, again.disk_uid);
+    ensure!(
+        again.disk_uid == first.disk_uid,
+        "the number changed from {} to {}",
+        first.disk_uid,
+        again.disk_uid
+    );
     instance.stop("f-two", "").await?;
     Ok(())
+}
+
+/// As root would plant it by mistake: a link, or somebody else's directory, where a home should be.
+async fn planted_home(instance: &Instance) -> anyhow::Result<()> {
+    let victim = instance.scratch().join("victim");
+    fs::create_dir(&victim)?;
+    fs::write(victim.join("kept"), "of root")?;
+    symlink(&victim, home(instance, "f-link"))?;
+    let failed = instance.start_failing(tenant::wish("f-link", &["hold"])).await?;
+    ensure!(failed.reason() == FailureReason::Home, "{failed:?}");
+
+    let foreign = home(instance, "f-foreign");
+    fs::create_dir(&foreign)?;
+    chown(&foreign, Some(THIEF), Some(THIEF))?;
+    let started = instance.try_start(tenant::wish("f-foreign", &["hold"])).await?;
+    let owner = fs::metadata(&foreign)?.uid();
+    ensure!(owner == THIEF, "the directory of {THIEF} now belongs to {owner}: {started:?}");
+    for path in [victim.clone(), victim.join("kept")] {
+        ensure!(fs::metadata(&path)?.uid() == 0, "`{}` changed its owner", path.display());
+    }
+    instance.stop("f-foreign", "").await?;
+    fs::remove_file(home(instance, "f-link"))?;
+    fs::remove_dir(foreign)?;
+    Ok(fs::remove_dir_all(victim)?)
 }
 
 /// Races a creation against somebody who swaps the place for a link to a victim;
 /// tells whether the victim ever changed hands.
 fn race(create: impl Fn(&Path, &str) + Send + 'static) -> anyhow::Result<bool> {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let directory = place::scratch().join(format!("race-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let directory = place::scratch().join(format!(
+        "race-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     let homes = directory.join("homes");
     fs::create_dir_all(&homes)?;
     let victim = directory.join("victim");
@@ -138,8 +191,10 @@ fn race(create: impl Fn(&Path, &str) + Send + 'static) -> anyhow::Result<bool> {
         move || {
             while !over.load(Ordering::Relaxed) {
                 // Both ways: the link takes the name, and the directory takes it back.
-                let _ = renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE);
-                let _ = renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE);
+                let _ =
+                    renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_EXCHANGE);
+                let _ =
+                    renameat2(AT_FDCWD, &planted, AT_FDCWD, &place, RenameFlags::RENAME_NOREPLACE);
                 if fs::symlink_metadata(&planted).is_err() {
                     let _ = symlink(planted.with_file_name("../victim"), &planted);
                 }
@@ -185,7 +240,12 @@ fn naive_home_race() -> anyhow::Result<()> {
 }
 
 async fn hostile_names(instance: &Instance) -> anyhow::Result<()> {
-    let around = [instance.state(), PathBuf::from("/var/lib"), PathBuf::from("/run"), instance.run_directory()];
+    let around = [
+        instance.state(),
+        PathBuf::from("/var/lib"),
+        PathBuf::from("/run"),
+        instance.run_directory(),
+    ];
     let entries = |directories: &[PathBuf]| -> Vec<BTreeSet<String>> {
         let names = |directory: &PathBuf| {
             let entries = fs::read_dir(directory).into_iter().flatten().flatten();
@@ -200,12 +260,42 @@ async fn hostile_names(instance: &Instance) -> anyhow::Result<()> {
     let longest = "x".repeat(255);
     let too_long = "x".repeat(256);
     let refused = [
-        "", "a\0b", "new\nline", "\u{202e}evil", "e\u{301}", "tab\t", "\u{7f}", "\u{200b}ana", "\u{feff}", "\r", "\u{1b}[31m",
+        "",
+        "a\0b",
+        "new\nline",
+        "\u{202e}evil",
+        "e\u{301}",
+        "tab\t",
+        "\u{7f}",
+        "\u{200b}ana",
+        "\u{feff}",
+        "\r",
+        "\u{1b}[31m",
         too_long.as_str(),
     ];
     let accepted = [
-        "..", ".", "/", "../../etc", "/etc/passwd", "root", "é", "名前", "a b", "Ana", "ana", "-rf", "~", "%2e%2e", "$(reboot)",
-        "u-aaaa", "a;b", "'\"", "\\..\\", "*", "con", longest.as_str(),
+        "..",
+        ".",
+        "/",
+        "../../etc",
+        "/etc/passwd",
+        "root",
+        "é",
+        "名前",
+        "a b",
+        "Ana",
+        "ana",
+        "-rf",
+        "~",
+        "%2e%2e",
+        "$(reboot)",
+        "u-aaaa",
+        "a;b",
+        "'\"",
+        "\\..\\",
+        "*",
+        "con",
+        longest.as_str(),
     ];
     for name in refused {
         let status = instance.try_start(tenant::wish(name, &["exit", "0"])).await;
@@ -216,10 +306,11 @@ async fn hostile_names(instance: &Instance) -> anyhow::Result<()> {
         let status = error.downcast_ref::<tonic::Status>().context("no status")?;
         ensure!(status.code() == tonic::Code::InvalidArgument, "{name:?}: {status:?}");
     }
-    let known = fs::read_dir(&homes)?.count();
     let mut numbers = BTreeMap::new();
     for name in accepted {
-        tenant::start(instance, name, &["hold"], "holding").await.with_context(|| format!("{name:?}"))?;
+        tenant::start(instance, name, &["hold"], "holding")
+            .await
+            .with_context(|| format!("{name:?}"))?;
         let sandbox = instance.get(name).await?;
         if let Some(other) = numbers.insert(sandbox.disk_uid, name) {
             bail!("{name:?} and {other:?} have one number");
@@ -229,10 +320,21 @@ async fn hostile_names(instance: &Instance) -> anyhow::Result<()> {
         instance.stop(name, "").await?;
     }
     ensure!(before == entries(&around), "a name left its directory");
-    let now: Vec<_> = fs::read_dir(&homes)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    ensure!(now.len() >= known + accepted.len(), "two names share a home");
+    let now: Vec<_> = fs::read_dir(&homes)?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    let own: BTreeSet<_> = accepted.iter().map(|name| home(instance, name)).collect();
+    ensure!(own.len() == accepted.len(), "two names share a home");
+    ensure!(
+        own.iter().all(|home| home.parent() == Some(&homes) && home.is_dir()),
+        "a home is elsewhere"
+    );
     let hashed = |name: &String| {
-        name.strip_prefix("u-").is_some_and(|hash| hash.len() == 52 && hash.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit()))
+        name.strip_prefix("u-").is_some_and(|hash| {
+            hash.len() == 52
+                && hash.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit())
+        })
     };
     ensure!(now.iter().all(hashed), "{now:?}");
     Ok(())
@@ -257,7 +359,10 @@ fn killed_reservations() -> anyhow::Result<()> {
     let path = directory.join("store.sqlite");
     let mut given: BTreeMap<u32, String> = BTreeMap::new();
     for round in 0..20 {
-        let mut child = Command::new(std::env::current_exe()?).env(RESERVE, &path).stdout(Stdio::piped()).spawn()?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .env(RESERVE, &path)
+            .stdout(Stdio::piped())
+            .spawn()?;
         let mut output = BufReader::new(child.stdout.take().context("no output")?);
         let mut text = String::new();
         output.read_line(&mut text)?;
@@ -296,16 +401,25 @@ fn gained(text: &str) -> bool {
 }
 
 fn setuid(instance: &Instance) -> anyhow::Result<()> {
-    let of_image = tenant::run_program(instance, "f-setuid", tenant::PROFILE, &["/bin/tenant-setuid", "who"])?;
+    let of_image =
+        tenant::run_program(instance, "f-setuid", tenant::PROFILE, &["/bin/tenant-setuid", "who"])?;
     let planted_home = tenant::attempt(instance, "f-setuid", &["setuid", "/home/jovyan"])?;
     let planted_tmp = tenant::attempt(instance, "f-setuid", &["setuid", "/tmp"])?;
     for (place, output) in [("image", of_image), ("home", planted_home), ("/tmp", planted_tmp)] {
         ensure!(output.stdout.contains("CapEff:"), "{place}: it did not run: {output:?}");
-        ensure!(!gained(&output.stdout), "{place}: a setuid program gained something: {}", output.stdout);
+        ensure!(
+            !gained(&output.stdout),
+            "{place}: a setuid program gained something: {}",
+            output.stdout
+        );
     }
     // On the host the bit is there, on a file of nobody but the user.
     let file = fs::metadata(home(instance, "f-setuid").join("setuid-copy"))?;
-    ensure!(u64::from(file.uid()) >= posture::FIRST_ID, "a setuid file of {} lies in a home", file.uid());
+    ensure!(
+        u64::from(file.uid()) >= posture::FIRST_ID,
+        "a setuid file of {} lies in a home",
+        file.uid()
+    );
     let stat = tenant::run(instance, "f-setuid", &["stat", "/tmp"])?;
     ensure!(stat.starts_with("1777 "), "/tmp is {stat}");
     Ok(())
@@ -313,7 +427,8 @@ fn setuid(instance: &Instance) -> anyhow::Result<()> {
 
 fn setuid_reference() -> anyhow::Result<()> {
     let wishes = Wishes { uid: 1000, ..Wishes::default() };
-    let mut reference = Reference::start(&Namespace::new()?, &["/bin/tenant-setuid", "who"], &wishes)?;
+    let mut reference =
+        Reference::start(&Namespace::new()?, &["/bin/tenant-setuid", "who"], &wishes)?;
     let output = reference.says("Seccomp:")?;
     ensure!(gained(&output), "a setuid program gains nothing even without walls: {output}");
     Ok(())
@@ -330,12 +445,6 @@ impl SharedPlace {
         mount(None::<&str>, &place.0, None::<&str>, MsFlags::MS_SHARED, None::<&str>)?;
         Ok(place)
     }
-
-    fn mount_later(&self, below: &Path) -> anyhow::Result<()> {
-        fs::create_dir_all(below)?;
-        mount(Some("tmpfs"), below, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
-        Ok(fs::write(below.join("later"), "of the host")?)
-    }
 }
 
 impl Drop for SharedPlace {
@@ -345,16 +454,27 @@ impl Drop for SharedPlace {
     }
 }
 
+fn mount_later(below: &Path) -> anyhow::Result<()> {
+    fs::create_dir_all(below)?;
+    mount(Some("tmpfs"), below, Some("tmpfs"), MsFlags::empty(), None::<&str>)?;
+    Ok(fs::write(below.join("later"), "of the host")?)
+}
+
 async fn later_mounts() -> anyhow::Result<()> {
     let place = SharedPlace::new(place::scratch().join(format!("shared-{}", std::process::id())))?;
     let mut options = tenant::options();
-    options.append += &format!("\n[home]\nroot = \"{}\"\n", place.0.display());
+    let section = format!("\n[home]\nroot = \"{}\"\n", place.0.display());
+    options.append += &section;
     let instance = Instance::new(&options).await?;
     let owner = ServerKey::new(HUB, "f-later", "")?.owner().on_disk();
-    tenant::start(&instance, "f-later", &["watch", "/home/jovyan/below", "/tmp/none"], "watching").await?;
-    place.mount_later(&place.0.join(&owner).join("below"))?;
+    tenant::start(&instance, "f-later", &["watch", "/home/jovyan/below", "/tmp/none"], "watching")
+        .await?;
+    mount_later(&place.0.join(&owner).join("below"))?;
     let said = tenant::says(&instance, "f-later", "watched").await?;
-    ensure!(said.contains("/home/jovyan/below: \n"), "a later mount of the host is seen inside: {said}");
+    ensure!(
+        said.contains("/home/jovyan/below: \n"),
+        "a later mount of the host is seen inside: {said}"
+    );
     instance.stop("f-later", "").await?;
     instance.finish().await?;
     umount2(&place.0.join(&owner).join("below"), MntFlags::MNT_DETACH)?;
@@ -363,9 +483,10 @@ async fn later_mounts() -> anyhow::Result<()> {
     fs::create_dir(&shared)?;
     let bind = json!({"destination": "/shared", "type": "none", "source": shared, "options": ["rbind", "rw", "rslave"]});
     let wishes = Wishes { mounts: vec![bind], ..Wishes::default() };
-    let mut reference = Reference::start(&Namespace::new()?, &[image::TENANT, "watch", "/shared/below"], &wishes)?;
+    let mut reference =
+        Reference::start(&Namespace::new()?, &[image::TENANT, "watch", "/shared/below"], &wishes)?;
     reference.says("watching")?;
-    place.mount_later(&shared.join("below"))?;
+    mount_later(&shared.join("below"))?;
     let said = reference.says("watched")?;
     ensure!(said.contains("/shared/below: later"), "even the reference does not see it: {said}");
     drop(reference);

@@ -33,10 +33,18 @@ const SERVER: &str = "listen 8888 9999";
 
 pub fn add(suite: &mut Suite) {
     let world = || tenant::options().with_world();
-    suite.own("n1_n2_n3_a_tenant_reaches_the_hub_alone", world(), async |instance| from_inside(&instance).await);
-    suite.own("n7_only_hub_and_root_reach_a_server", world(), async |instance| local_users(&instance).await);
-    suite.own("n6_the_first_packet_is_too_late", world(), async |instance| first_packets(&instance).await);
-    suite.own("n6_dead_launcher_and_flushed_host_stay_closed", world(), async |instance| without_launcher(&instance).await);
+    suite.own("n1_n2_n3_a_tenant_reaches_the_hub_alone", world(), async |instance| {
+        from_inside(&instance).await
+    });
+    suite.own("n7_only_hub_and_root_reach_a_server", world(), async |instance| {
+        local_users(&instance).await
+    });
+    suite.own("n6_the_first_packet_is_too_late", world(), async |instance| {
+        first_packets(&instance).await
+    });
+    suite.own("n6_dead_launcher_and_flushed_host_stay_closed", world(), async |instance| {
+        without_launcher(&instance).await
+    });
 }
 
 /// Accepts on every address of a network, as long as the process lives.
@@ -85,7 +93,12 @@ fn forbidden(instance: &Instance, others: &[&str]) -> Vec<String> {
     targets
 }
 
-fn scan(instance: &Instance, user: &str, profile: &str, targets: &[String]) -> anyhow::Result<Vec<String>> {
+fn scan(
+    instance: &Instance,
+    user: &str,
+    profile: &str,
+    targets: &[String],
+) -> anyhow::Result<Vec<String>> {
     let mut command = vec![adrastea_tests::image::TENANT, "scan"];
     command.extend(targets.iter().map(String::as_str));
     let output = tenant::run_program(instance, user, profile, &command)?;
@@ -101,7 +114,8 @@ async fn from_inside(instance: &Instance) -> anyhow::Result<()> {
     let mut targets = forbidden(instance, &[&ben]);
     targets.extend(NODE_PORTS.iter().map(|port| format!("127.0.0.1:{port}")));
     let (reached, back) = thread::scope(|scope| {
-        let back = scope.spawn(|| scan(instance, "n-ben", tenant::PROFILE, &forbidden(instance, &[&ana])));
+        let back =
+            scope.spawn(|| scan(instance, "n-ben", tenant::PROFILE, &forbidden(instance, &[&ana])));
         (scan(instance, "n-ana", tenant::PROFILE, &targets), back.join())
     });
     let mut reached = reached?;
@@ -112,7 +126,12 @@ async fn from_inside(instance: &Instance) -> anyhow::Result<()> {
 
     // With the way out of the node: the resolver, public pages, nothing private.
     let web = scan(instance, "n-cleo", "web", &forbidden(instance, &[&ana, &ben]))?;
-    let mut allowed = vec![hub, format!("reached {PUBLIC}:443"), format!("reached {PUBLIC}:80"), "reached 203.0.113.53:53".into()];
+    let mut allowed = vec![
+        hub,
+        format!("reached {PUBLIC}:443"),
+        format!("reached {PUBLIC}:80"),
+        "reached 203.0.113.53:53".into(),
+    ];
     allowed.sort();
     ensure!(web == allowed, "with the profile `web`: {web:?}");
 
@@ -130,7 +149,9 @@ async fn local_users(instance: &Instance) -> anyhow::Result<()> {
     let address = server(instance, "n-local").await?;
     let connects = |user: User, port: u16| {
         let to: SocketAddr = format!("{address}:{port}").parse()?;
-        instance.namespace.within(user, move || TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
+        instance
+            .namespace
+            .within(user, move || TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok())
     };
     ensure!(connects(User::NOBODY, 8888)?, "the hub does not reach a server");
     ensure!(connects(User::ROOT, 8888)?, "root does not reach a server");
@@ -142,7 +163,10 @@ async fn local_users(instance: &Instance) -> anyhow::Result<()> {
         ensure!(!connects(user.clone(), 9999)?, "{user:?} reaches another port than the server's");
     }
     flush_host(instance)?;
-    ensure!(connects(User::other(1000), 8888)?, "the host's table is not what refuses: the test shows nothing");
+    ensure!(
+        connects(User::other(1000), 8888)?,
+        "the host's table is not what refuses: the test shows nothing"
+    );
     Ok(())
 }
 
@@ -162,7 +186,7 @@ async fn first_packets(instance: &Instance) -> anyhow::Result<()> {
 }
 
 /// The network namespace of a user's server.
-async fn namespace_of(instance: &Instance, user: &str) -> anyhow::Result<PathBuf> {
+pub async fn namespace_of(instance: &Instance, user: &str) -> anyhow::Result<PathBuf> {
     let id = instance.get(user).await?.sandbox_id;
     Ok(instance.run_directory().join("sandboxes").join(id).join("network.ns"))
 }
@@ -189,7 +213,7 @@ fn places(instance: &Instance, neighbour: &str) -> Vec<SocketAddr> {
 }
 
 /// What of these answers a thread inside a network namespace, in the same order.
-fn reach(namespace: &Path, places: &[SocketAddr]) -> anyhow::Result<Vec<SocketAddr>> {
+pub fn reach(namespace: &Path, places: &[SocketAddr]) -> anyhow::Result<Vec<SocketAddr>> {
     let namespace = File::open(namespace)?;
     thread::scope(|scope| {
         let probes: Vec<_> = places
@@ -198,7 +222,8 @@ fn reach(namespace: &Path, places: &[SocketAddr]) -> anyhow::Result<Vec<SocketAd
                 let namespace = &namespace;
                 scope.spawn(move || -> anyhow::Result<Option<SocketAddr>> {
                     setns(namespace, CloneFlags::CLONE_NEWNET)?;
-                    let connected = TcpStream::connect_timeout(place, Duration::from_secs(1)).is_ok();
+                    let connected =
+                        TcpStream::connect_timeout(place, Duration::from_secs(1)).is_ok();
                     Ok(connected.then_some(*place))
                 })
             })
@@ -243,6 +268,9 @@ async fn without_launcher(instance: &Instance) -> anyhow::Result<()> {
     let reached = reach(&ana, &places)?;
     ensure!(reached == hub, "with the next launcher: {reached:?}");
     let list = v1::ListRequest { hub: HUB.into() };
-    ensure!(instance.launcher().await?.list(list).await?.into_inner().sandboxes.len() >= 2, "servers were lost");
+    ensure!(
+        instance.launcher().await?.list(list).await?.into_inner().sandboxes.len() >= 2,
+        "servers were lost"
+    );
     Ok(())
 }

@@ -37,7 +37,8 @@ pub fn host_ids(pid: i32, map: &str) -> anyhow::Result<Vec<(u64, u64)>> {
     let text = fs::read_to_string(format!("/proc/{pid}/{map}"))?;
     text.lines()
         .map(|line| {
-            let numbers: Vec<u64> = line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let numbers: Vec<u64> =
+                line.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
             Ok((numbers[1], numbers[1] + numbers[2] - 1))
         })
         .collect()
@@ -63,17 +64,19 @@ pub fn processes_of(group: &str) -> BTreeSet<i32> {
     found
 }
 
-/// Every process of the host that is in one of these user namespaces.
+/// Every process of the host that is in this user namespace.
 pub fn processes_in_user_namespace(wanted: &Path) -> BTreeSet<i32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     entries
-        .filter(|entry| fs::read_link(entry.path().join("ns/user")).is_ok_and(|found| found == wanted))
+        .filter(|entry| {
+            fs::read_link(entry.path().join("ns/user")).is_ok_and(|found| found == wanted)
+        })
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .collect()
 }
 
 /// The walls that are missing around a process, each by its name; `group` is
-/// the control group it should be in, `None` if it should be in one at all.
+/// the control group it should be in.
 pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
     let mut faults = BTreeSet::new();
     let mut wall = |name: &str, stands: bool| {
@@ -88,7 +91,9 @@ pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
     }
     wall("NoNewPrivs", field("NoNewPrivs") == "1");
     wall("Seccomp", field("Seccomp") == "2");
-    let ids = |name: &str| field(name).split_whitespace().all(|id| id.parse::<u64>().is_ok_and(|id| id >= FIRST_ID));
+    let ids = |name: &str| {
+        field(name).split_whitespace().all(|id| id.parse::<u64>().is_ok_and(|id| id >= FIRST_ID))
+    };
     wall("Uid", ids("Uid"));
     wall("Gid", ids("Gid"));
     wall("Groups", ids("Groups"));
@@ -111,7 +116,8 @@ pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
     for controller in ["memory", "pids", "cpu"] {
         wall(&format!("group {controller}"), in_group(controller));
     }
-    wall("descriptors", foreign_descriptors(pid)?.is_empty());
+    let init = field("NSpid").split_whitespace().next_back() == Some("1");
+    wall("descriptors", foreign_descriptors(pid, init)?.is_empty());
     for fault in mount_faults(pid)? {
         wall(&fault, false);
     }
@@ -121,14 +127,21 @@ pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
     Ok(faults)
 }
 
-/// Open files beyond the three of every process that lead out: no pipe, socket or kernel object.
-fn foreign_descriptors(pid: i32) -> io::Result<Vec<PathBuf>> {
+/// Open files beyond the three of every process that lead out: no pipe or kernel
+/// object, and, for the init, which opens none itself, no socket.
+fn foreign_descriptors(pid: i32, init: bool) -> io::Result<Vec<PathBuf>> {
     let mut foreign = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fd"))?.flatten() {
-        let beyond = entry.file_name().to_str().and_then(|number| number.parse().ok()).is_none_or(|number: u32| number > 2);
+        let beyond = entry
+            .file_name()
+            .to_str()
+            .and_then(|number| number.parse().ok())
+            .is_none_or(|number: u32| number > 2);
         let inner = fs::metadata(entry.path()).is_ok_and(|file| file.file_type().is_fifo());
         let Ok(target) = fs::read_link(entry.path()) else { continue };
-        let kernel = ["pipe:", "anon_inode:"].iter().any(|kind| target.to_string_lossy().starts_with(kind));
+        let kinds: &[&str] =
+            if init { &["pipe:", "anon_inode:"] } else { &["pipe:", "anon_inode:", "socket:"] };
+        let kernel = kinds.iter().any(|kind| target.to_string_lossy().starts_with(kind));
         if beyond && !inner && !kernel {
             foreign.push(target);
         }

@@ -147,7 +147,10 @@ fn capabilities() -> anyhow::Result<Vec<String>> {
     let line = status.lines().find_map(|line| line.strip_prefix("CapPrm:"));
     let bits = u64::from_str_radix(line.context("no CapPrm")?.trim(), 16)?;
     let names = CAPABILITIES.split_whitespace().enumerate();
-    Ok(names.filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, name)| format!("CAP_{name}")).collect())
+    Ok(names
+        .filter(|(bit, _)| bits >> bit & 1 == 1)
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect())
 }
 
 fn specification(name: &str, command: &[&str], wishes: &Wishes) -> anyhow::Result<Value> {

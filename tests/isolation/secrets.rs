@@ -23,10 +23,17 @@ use crate::{
 const NAME: &str = "JUPYTERHUB_API_TOKEN";
 
 pub fn add(suite: &mut Suite) {
-    suite.own("s1_a_token_is_known_to_the_tenant_alone", tenant::options(), async |instance| canary(&instance).await);
-    suite.own("s1_reference_a_token_in_a_containers_environment_leaks", tenant::options(), async |instance| {
-        canary_in_environment(&instance)
+    // Whatever a launcher can say, it says: a secret in a trace is a secret told.
+    let mut talkative = tenant::options();
+    talkative.environment.push(("ADRASTEA_LOG".into(), "trace".into()));
+    suite.own("s1_a_token_is_known_to_the_tenant_alone", talkative, async |instance| {
+        canary(&instance).await
     });
+    suite.own(
+        "s1_reference_a_token_in_a_containers_environment_leaks",
+        tenant::options(),
+        async |instance| canary_in_environment(&instance),
+    );
 }
 
 /// A token that is nowhere yet; not one text, so that this program does not hold it twice.
@@ -37,9 +44,19 @@ fn token() -> anyhow::Result<String> {
 }
 
 /// Every place on the node that holds the token, but the processes of `tenants`.
-fn places_with(instance: &Instance, token: &str, tenants: &BTreeSet<i32>) -> anyhow::Result<Vec<String>> {
+fn places_with(
+    instance: &Instance,
+    token: &str,
+    tenants: &BTreeSet<i32>,
+) -> anyhow::Result<Vec<String>> {
     let mut found = Vec::new();
-    let files = [instance.state(), instance.run_directory(), instance.scratch().to_owned(), "/var/crash".into(), "/var/lib/systemd/coredump".into()];
+    let files = [
+        instance.state(),
+        instance.run_directory(),
+        instance.scratch().to_owned(),
+        "/var/crash".into(),
+        "/var/lib/systemd/coredump".into(),
+    ];
     for file in files.iter().flat_map(|directory| files_below(directory)) {
         if holds(&file, token) {
             found.push(file.display().to_string());
@@ -55,7 +72,9 @@ fn places_with(instance: &Instance, token: &str, tenants: &BTreeSet<i32>) -> any
             }
         }
     }
-    for words in ["containers ls", "tasks ls", "images ls", "snapshots ls", "leases ls", "content ls"] {
+    for words in
+        ["containers ls", "tasks ls", "images ls", "snapshots ls", "leases ls", "content ls"]
+    {
         let said = ctr(instance, words.split(' '))?;
         if said.contains(token) {
             found.push(format!("ctr {words}"));
@@ -85,10 +104,14 @@ fn files_below(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn holds(file: &Path, token: &str) -> bool {
-    fs::read(file).is_ok_and(|bytes| bytes.windows(token.len()).any(|window| window == token.as_bytes()))
+    fs::read(file)
+        .is_ok_and(|bytes| bytes.windows(token.len()).any(|window| window == token.as_bytes()))
 }
 
-fn ctr<'word>(instance: &Instance, words: impl Iterator<Item = &'word str>) -> anyhow::Result<String> {
+fn ctr<'word>(
+    instance: &Instance,
+    words: impl Iterator<Item = &'word str>,
+) -> anyhow::Result<String> {
     let output = Command::new(place::tools().join("bin/ctr"))
         .arg("--address")
         .arg(instance.containerd_socket())
@@ -110,8 +133,13 @@ async fn canary(instance: &Instance) -> anyhow::Result<()> {
     let ready = instance.start_with(with_token(tenant::wish("s-ana", &["hold"]), &token)).await?;
     tenant::says(instance, "s-ana", "holding").await?;
     let tenants = posture::processes_of(&format!("/{}/{}", instance.name, ready.id()));
-    let own = tenants.iter().filter(|pid| holds(&Path::new("/proc").join(pid.to_string()).join("environ"), &token));
-    ensure!(own.count() == 1, "exactly the tenant's process should have the token in its environment");
+    let own = tenants
+        .iter()
+        .filter(|pid| holds(&Path::new("/proc").join(pid.to_string()).join("environ"), &token));
+    ensure!(
+        own.count() == 1,
+        "exactly the tenant's process should have the token in its environment"
+    );
     let found = places_with(instance, &token, &tenants)?;
     ensure!(found.is_empty(), "while the server runs: {found:?}");
     let listed = format!("{:?}", instance.live().await?);
@@ -154,7 +182,20 @@ fn canary_in_environment(instance: &Instance) -> anyhow::Result<()> {
     // Through this instance's containerd, as most spawners do it.
     let rootfs = reference.directory.join("rootfs").display().to_string();
     let runc = place::tools().join("bin/runc").display().to_string();
-    let words = ["run", "--detach", "--null-io", "--rootfs", "--runc-binary", &runc, "--env", &variable, &rootfs, "leaky", image::TENANT, "hold"];
+    let words = [
+        "run",
+        "--detach",
+        "--null-io",
+        "--rootfs",
+        "--runc-binary",
+        &runc,
+        "--env",
+        &variable,
+        &rootfs,
+        "leaky",
+        image::TENANT,
+        "hold",
+    ];
     ctr(instance, words.into_iter())?;
     let found = places_with(instance, &token, &BTreeSet::new());
     ctr(instance, ["tasks", "kill", "--signal", "SIGKILL", "leaky"].into_iter())?;
@@ -163,7 +204,9 @@ fn canary_in_environment(instance: &Instance) -> anyhow::Result<()> {
     ctr(instance, ["containers", "delete", "leaky"].into_iter())?;
     let found = found?;
     let sees = |what: &str| found.iter().any(|place| place.contains(what));
-    for what in ["meta.db", "config.json", "containers info leaky", &format!("environ of process {pid}")] {
+    for what in
+        ["meta.db", "config.json", "containers info leaky", &format!("environ of process {pid}")]
+    {
         ensure!(sees(what), "the search does not see the token in `{what}`, only in {found:?}");
     }
     Ok(())

@@ -1,17 +1,21 @@
 //! R2: servers and their walls outlive the launcher.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr};
 
 use adrastea_tests::{Instance, Suite};
 use anyhow::ensure;
 use nix::sys::signal::Signal;
 
-use crate::{posture, tenant};
+use crate::{network, posture, tenant};
 
 const SERVERS: usize = 6;
 
 pub fn add(suite: &mut Suite) {
-    suite.own("r2_servers_and_walls_survive_a_killed_launcher", tenant::options(), async |instance| killed(&instance).await);
+    suite.own(
+        "r2_servers_and_walls_survive_a_killed_launcher",
+        tenant::options(),
+        async |instance| killed(&instance).await,
+    );
 }
 
 async fn killed(instance: &Instance) -> anyhow::Result<()> {
@@ -20,21 +24,44 @@ async fn killed(instance: &Instance) -> anyhow::Result<()> {
     for user in &users {
         let ready = tenant::start(instance, user, &["listen", "8888"], "holding").await?;
         let group = format!("/{}/{}", instance.name, ready.id());
-        before.insert(user, (group.clone(), posture::processes_of(&group), ready.address().to_owned()));
+        before.insert(
+            user,
+            (group.clone(), posture::processes_of(&group), ready.address().to_owned()),
+        );
     }
+    // From one server to the others; `n6` shows what this sees without walls.
+    let first = network::namespace_of(instance, &users[0]).await?;
+    let others: Vec<SocketAddr> = before
+        .values()
+        .map(|(_, _, address)| format!("{address}:8888").parse())
+        .collect::<Result<_, _>>()?;
+    let apart = || -> anyhow::Result<()> {
+        let reached = network::reach(&first, &others[1..])?;
+        ensure!(reached.is_empty(), "a server reaches its neighbours: {reached:?}");
+        Ok(())
+    };
     for _ in 0..2 {
         instance.end_launcher(Signal::SIGKILL)?;
         stand(instance, &before)?;
+        apart()?;
         instance.serve(None).await?;
         stand(instance, &before)?;
-        ensure!(instance.live().await?.len() == SERVERS, "servers were lost: {:?}", instance.live().await?);
+        apart()?;
+        ensure!(
+            instance.live().await?.len() == SERVERS,
+            "servers were lost: {:?}",
+            instance.live().await?
+        );
         for user in &users {
             let present = instance.get(user).await?;
             ensure!(before[user].0.ends_with(&present.sandbox_id), "`{user}` has another sandbox");
             ensure!(before[user].2 == present.address, "`{user}` has another address");
         }
         let new = tenant::start(instance, "r-new", &["listen", "8888"], "holding").await?;
-        ensure!(before.values().all(|(_, _, address)| address != new.address()), "an address was given twice");
+        ensure!(
+            before.values().all(|(_, _, address)| address != new.address()),
+            "an address was given twice"
+        );
         ensure!(instance.http(new.address(), "/")?.0 == 200, "the new server does not answer");
         instance.stop("r-new", "").await?;
     }
@@ -51,7 +78,10 @@ fn stand(
     before: &BTreeMap<&String, (String, std::collections::BTreeSet<i32>, String)>,
 ) -> anyhow::Result<()> {
     for (user, (group, processes, address)) in before {
-        ensure!(posture::processes_of(group) == *processes, "`{user}` has other processes than before");
+        ensure!(
+            posture::processes_of(group) == *processes,
+            "`{user}` has other processes than before"
+        );
         for pid in processes {
             let faults = posture::faults(*pid, group)?;
             ensure!(faults.is_empty(), "`{user}`: process {pid} lacks {faults:?}");

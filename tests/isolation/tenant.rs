@@ -44,7 +44,8 @@ log = "256KiB"
             tenant = image::TENANT
         )
     };
-    let append = profile(PROFILE, "hub", "96MiB", "16MiB") + &profile(HEAVY, "hub", "64MiB", "256MiB");
+    let append =
+        profile(PROFILE, "hub", "96MiB", "16MiB") + &profile(HEAVY, "hub", "64MiB", "256MiB");
     Options { append, ..Options::default() }
 }
 

@@ -15,6 +15,8 @@ pub struct Options {
     pub replace: Vec<(String, String)>,
     /// Text at the configuration's end.
     pub append: String,
+    /// Environment of the launcher.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Options {

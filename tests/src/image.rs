@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context as _, ensure};
@@ -34,6 +35,8 @@ pub struct Archive {
 
 /// The image of the fixture. The same content has the same name and digest.
 pub fn small() -> anyhow::Result<Archive> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let answer = answer()?;
     let mut base = Layer::default();
     for directory in ["bin", "etc", "tmp", "home", "home/jovyan", "usr"] {

@@ -40,6 +40,7 @@ pub struct Instance {
     pub world: Option<Namespace>,
     pub archive: image::Archive,
     text: String,
+    environment: Vec<(String, String)>,
     directory: PathBuf,
     baseline: BTreeSet<String>,
     child: Mutex<Option<Child>>,
@@ -80,6 +81,7 @@ impl Instance {
             world,
             archive,
             text,
+            environment: options.environment.clone(),
             directory,
         };
         config::write(&instance.config(), &instance.text)?;
@@ -150,6 +152,7 @@ impl Instance {
         command.arg("--config").arg(self.config()).arg("serve").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).env("RUST_BACKTRACE", "1");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.envs(self.environment.iter().cloned());
         if let Some(points) = failpoints {
             command.env("FAILPOINTS", points);
         }

@@ -3,6 +3,7 @@
 use std::{
     fs,
     os::unix::fs::symlink,
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -10,7 +11,7 @@ use adrastea_proto::v1::{ExitCause, FailureReason, Phase};
 use adrastea_tests::{
     Instance, Options, Suite,
     client::{Started, request},
-    place,
+    config, place,
 };
 use anyhow::{Context as _, bail, ensure};
 use nix::{
@@ -124,38 +125,30 @@ pub fn add(suite: &mut Suite) {
         },
     );
 
-    // By a name that can be taken away.
-    let link = place::scratch().join(format!("containerd-{}", std::process::id()));
-    let binary = place::tools().join("bin/containerd").display().to_string();
-    let options =
-        Options::default().replacing(&format!("\"{binary}\""), &format!("\"{}\"", link.display()));
-    let made = fs::create_dir_all(place::scratch()).and_then(|()| {
-        fs::remove_file(&link).ok();
-        symlink(&binary, &link)
-    });
     suite.own(
         "engine::a_start_without_containerd_fails_with_a_hint_and_leaves_nothing",
-        options,
-        move |instance| async move {
-            made?;
+        Options::default(),
+        |instance| async move {
+            // By a name that can be taken away.
+            let binary = place::tools().join("bin/containerd");
+            let link = instance.scratch().join("containerd");
+            symlink(&binary, &link)?;
+            let quoted = |path: &Path| format!("\"{}\"", path.display());
+            let text = instance.config_text().replace(&quoted(&binary), &quoted(&link));
+            config::write(&instance.config(), &text)?;
+            instance.restart_launcher(Signal::SIGTERM).await?;
             let ready = instance.start("ana").await?;
             fs::remove_file(&link)?;
             instance.kill_containerd(Signal::SIGKILL)?;
             let failure = instance.start_failing(request("ben")).await;
-            let exists = instance.run_directory().join("sandboxes").read_dir()?.count();
-            symlink(place::tools().join("bin/containerd"), &link)?;
-            let outcome = async {
-                failed(&failure?, FailureReason::EngineUnavailable, "containerd")?;
-                ensure!(exists == 1, "a failed start left its directory");
-                ensure!(instance.http(ready.address(), "/")?.0 == 200);
-                recovers(&instance, "ben", Duration::from_secs(20)).await?;
-                ensure!(instance.stop("ana", "").await? && instance.stop("ben", "").await?);
-                instance.nothing_left(Duration::from_secs(10))
-            };
-            let outcome = outcome.await;
-            let ended = instance.finish().await;
-            fs::remove_file(&link)?;
-            outcome.and(ended)
+            let directories = instance.run_directory().join("sandboxes").read_dir()?.count();
+            symlink(&binary, &link)?;
+            failed(&failure?, FailureReason::EngineUnavailable, "containerd")?;
+            ensure!(directories == 1, "a failed start left its directory");
+            ensure!(instance.http(ready.address(), "/")?.0 == 200);
+            recovers(&instance, "ben", Duration::from_secs(20)).await?;
+            ensure!(instance.stop("ana", "").await? && instance.stop("ben", "").await?);
+            instance.nothing_left(Duration::from_secs(10))
         },
     );
 }

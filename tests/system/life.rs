@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use adrastea_proto::v1::{
-    ExitCause, FailureReason, Phase, StartRequest, WatchRequest, watch_event,
+    ExitCause, FailureReason, Phase, Progress, StartRequest, WatchRequest, watch_event,
 };
 use adrastea_tests::{
     Suite,
@@ -24,7 +24,7 @@ pub fn add(suite: &mut Suite) {
         "life::a_start_tells_its_progress_and_then_the_server_answers",
         |instance| async move {
             let ready = instance.start("progress").await?;
-            let phases: Vec<_> = ready.progress.iter().map(|step| step.phase()).collect();
+            let phases: Vec<_> = ready.progress.iter().map(Progress::phase).collect();
             let expected =
                 [Phase::Queued, Phase::Preparing, Phase::Proving, Phase::Claiming, Phase::Starting];
             ensure!(phases == expected, "{phases:?}");

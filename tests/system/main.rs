@@ -8,6 +8,7 @@ mod ask;
 mod contract;
 mod engine_faults;
 mod failpoints;
+mod fixture;
 mod idempotence;
 mod life;
 mod limits;
@@ -25,6 +26,7 @@ use adrastea_tests::{Options, Suite};
 fn main() -> ExitCode {
     let mut suite = Suite::new(Options::default()).expect("failed to start a runtime");
     contract::add(&mut suite);
+    fixture::add(&mut suite);
     life::add(&mut suite);
     stop::add(&mut suite);
     idempotence::add(&mut suite);

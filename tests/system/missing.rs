@@ -101,14 +101,13 @@ pub fn add(suite: &mut Suite) {
         config::write(&instance.config(), &text)?;
         instance.end_launcher(Signal::SIGTERM)?;
         // Refused at once, or at the first start: but never silently.
-        match instance.serve(None).await {
-            Err(error) => ensure!(format!("{error:#}").contains("adrastea-init"), "{error:#}"),
-            Ok(()) => {
-                let failure = instance.start_failing(request("ana")).await?;
-                failed(&failure, FailureReason::Internal, "/absent/adrastea-init")?;
-                instance.nothing_left(Duration::from_secs(5))?;
-            }
+        if let Err(error) = instance.serve(None).await {
+            ensure!(format!("{error:#}").contains("adrastea-init"), "{error:#}");
+            return Ok(());
         }
+        let failure = instance.start_failing(request("ana")).await?;
+        failed(&failure, FailureReason::Internal, "/absent/adrastea-init")?;
+        instance.nothing_left(Duration::from_secs(5))?;
         ensure!(!Path::new("/absent").exists());
         Ok(())
     });

@@ -20,4 +20,5 @@ mod restarts;
 mod secrets;
 mod stops;
 mod streams;
+mod wire;
 mod world;

@@ -159,7 +159,7 @@ impl World {
             .connect_with_connector(connector)
             .await
             .unwrap();
-        Hub { launcher, client: LauncherClient::new(channel) }
+        Hub { launcher, client: LauncherClient::new(channel.clone()), channel }
     }
 
     /// What the server of this sandbox writes.
@@ -174,7 +174,7 @@ impl World {
         fifo.write_all(text.as_bytes()).unwrap();
     }
 
-    /// The ids of all containers, and whether one is running.
+    /// The ids of all containers the engine has.
     pub async fn containers(&self) -> Vec<String> {
         self.fake.list().await.unwrap().into_iter().map(|found| found.id).collect()
     }
@@ -283,6 +283,7 @@ impl Story {
 pub struct Hub {
     pub launcher: Arc<Launcher>,
     pub client: LauncherClient<Channel>,
+    pub channel: Channel,
 }
 
 impl Hub {

@@ -51,10 +51,10 @@ fn serve(how: &[&str]) {
         }
         ["die", code, ..] => {
             say("dying on purpose");
-            act(&["exit", code]);
+            say(&act(&["exit", code]));
         }
         ["late", milliseconds, ..] => {
-            thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0)))
+            thread::sleep(Duration::from_millis(milliseconds.parse().unwrap_or(0)));
         }
         ["never", ..] => {
             say("never listening");
@@ -136,7 +136,8 @@ fn act(words: &[&str]) -> String {
             unsafe { signal(SIGTERM, IGNORE) };
             "ignoring SIGTERM".into()
         }
-        "env" => env::vars().map(|(name, value)| format!("{name}={value}\n")).collect(),
+        "env" => env::vars()
+            .fold(String::new(), |text, (name, value)| text + &format!("{name}={value}\n")),
         "directory" => result(env::current_dir(), |path| path.display().to_string()),
         "print" => {
             say(&words[1..].join(" "));

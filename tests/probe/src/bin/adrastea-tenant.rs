@@ -55,8 +55,14 @@ fn main() {
         ["stat", path] => stat(path),
         ["watch", paths @ ..] => watch(paths),
         ["setuid", directory] => setuid(directory),
-        ["fork-bomb", most] => fork_bomb(number(most)),
-        ["memory-bomb", mebibytes] => memory_bomb(number(mebibytes)),
+        ["fork-bomb", most] => {
+            fork_bomb(number(most));
+            Ok(())
+        }
+        ["memory-bomb", mebibytes] => {
+            memory_bomb(number(mebibytes));
+            Ok(())
+        }
         ["fill", path, mebibytes] => fill(path, number(mebibytes)),
         ["flood", mebibytes] => flood(number(mebibytes)),
         ["freeze"] => freeze(),
@@ -91,6 +97,16 @@ fn listen(ports: &[&str]) -> io::Result<()> {
         let listener = TcpListener::bind(("0.0.0.0", port.parse().unwrap_or(0)))?;
         thread::spawn(move || {
             for mut connection in listener.incoming().flatten() {
+                // An unread request would turn the answer into a reset.
+                let _ = connection.set_read_timeout(Some(CONNECT_PATIENCE));
+                let mut request = Vec::new();
+                let mut part = [0; 1024];
+                while let Ok(length @ 1..) = connection.read(&mut part) {
+                    request.extend_from_slice(&part[..length]);
+                    if request.ends_with(b"\r\n\r\n") {
+                        break;
+                    }
+                }
                 let _ = connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
             }
         });
@@ -196,7 +212,7 @@ fn setuid(directory: &str) -> io::Result<()> {
     Err(Command::new(copy).arg("who").exec())
 }
 
-fn fork_bomb(most: u64) -> io::Result<()> {
+fn fork_bomb(most: u64) {
     let mut children = Vec::new();
     let mut end = "no end".to_owned();
     for _ in 0..most {
@@ -217,10 +233,9 @@ fn fork_bomb(most: u64) -> io::Result<()> {
     for child in children {
         kill(child, libc::SIGKILL);
     }
-    Ok(())
 }
 
-fn memory_bomb(mebibytes: u64) -> io::Result<()> {
+fn memory_bomb(mebibytes: u64) {
     say("growing");
     let mut held = Vec::new();
     for _ in 0..mebibytes {
@@ -231,7 +246,6 @@ fn memory_bomb(mebibytes: u64) -> io::Result<()> {
         held.push(block);
     }
     say(&format!("held {} MiB", held.len()));
-    Ok(())
 }
 
 fn fill(path: &str, mebibytes: u64) -> io::Result<()> {
@@ -255,7 +269,7 @@ fn flood(mebibytes: u64) -> io::Result<()> {
     }
     drop(output);
     say("flooded");
-    hold()
+    Ok(())
 }
 
 fn kill(pid: i32, signal: i32) -> bool {
