@@ -6,7 +6,13 @@ use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, sync::Arc, time:
 use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
     RuntimeSettings,
-    engine::{Engine, TaskState, containerd::{Containerd, managed::{ManagedContainerd, ManagedSettings}}},
+    engine::{
+        Engine, TaskState,
+        containerd::{
+            Containerd,
+            managed::{ManagedContainerd, ManagedSettings},
+        },
+    },
 };
 use anyhow::{Context as _, anyhow};
 
@@ -15,7 +21,12 @@ use crate::{
     config_check::network_settings,
     home,
     host::{Attempt as _, HostError, cgroups::Hierarchy, commands, directories, mounts, users},
-    launch::{Launcher, Parts, RuntimeState, failure::{Failure, chain}, node::NodeGround, sandbox::{Layout, Sandbox}},
+    launch::{
+        Launcher, Parts, RuntimeState,
+        failure::{Failure, chain},
+        node::NodeGround,
+        sandbox::{Layout, Sandbox},
+    },
     network::{Attachment, Gate, Live, Network, Subnet},
     store::{Pools, SandboxState, Store},
 };
@@ -33,7 +44,11 @@ pub struct Node {
 
 /// The directories of an instance.
 pub fn layout(config: &Config) -> Layout {
-    Layout { instance: config.instance.clone(), state: config.state_directory(), run: config.run_directory() }
+    Layout {
+        instance: config.instance.clone(),
+        state: config.state_directory(),
+        run: config.run_directory(),
+    }
 }
 
 fn subnet(config: &Config) -> Option<Subnet> {
@@ -55,11 +70,12 @@ pub fn managed_settings(config: &Config, layout: &Layout) -> Option<ManagedSetti
 
 /// Whether this node can run a runtime: it is installed and not below the floor.
 pub fn runtime_state(name: &str, runtime: &RuntimeConfig, layout: &Layout) -> RuntimeState {
-    let missing = |message: String, hint: &str| Failure::new(FailureReason::RuntimeMissing, message, hint);
-    let driver = adrastea_runtimes::by_name(name).ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
-    let printed = commands::output(&runtime.binary, &["--version"]).map_err(|error| {
-        missing(chain(&error), "install it, or set its path under [runtimes]")
-    })?;
+    let missing =
+        |message: String, hint: &str| Failure::new(FailureReason::RuntimeMissing, message, hint);
+    let driver = adrastea_runtimes::by_name(name)
+        .ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
+    let printed = commands::output(&runtime.binary, &["--version"])
+        .map_err(|error| missing(chain(&error), "install it, or set its path under [runtimes]"))?;
     let checked = driver.version_floor().check(&printed, &runtime.accept_vulnerable).map_err(|error| {
         missing(chain(&error), "install a fixed version; to accept the risk, name each hole in runtimes.<name>.accept_vulnerable")
     })?;
@@ -82,7 +98,8 @@ impl Node {
         directories::make_root_directory(&layout.sandboxes(), 0o711, 0)?;
         mounts::make_private(&layout.sandboxes())?;
 
-        let homes = home::driver(&config.home.driver).ok_or_else(|| anyhow!("there is no home driver `{}`", config.home.driver))?;
+        let homes = home::driver(&config.home.driver)
+            .ok_or_else(|| anyhow!("there is no home driver `{}`", config.home.driver))?;
         let home_root = config.home_root();
         if config.home.root.is_none() {
             directories::make_root_directory(&home_root, 0o711, 0)?;
@@ -91,41 +108,74 @@ impl Node {
         let ids = config.identity.clone();
         // A home root that cannot be read shows at the first start, in words; it keeps nobody else from running.
         let highest = homes.highest_owner(&home_root).ok().flatten();
-        if let Some(highest) = highest.filter(|highest| (ids.first_disk_id..=ids.last_disk_id).contains(highest)) {
+        if let Some(highest) =
+            highest.filter(|highest| (ids.first_disk_id..=ids.last_disk_id).contains(highest))
+        {
             store.reserve_up_to(highest)?;
         }
 
         let managed = managed_settings(&config, &layout);
         let engine = connect(&config, managed.as_ref()).await?;
-        let runtimes: BTreeMap<_, _> =
-            config.runtimes.iter().map(|(name, runtime)| (name.clone(), runtime_state(name, runtime, &layout))).collect();
+        let runtimes: BTreeMap<_, _> = config
+            .runtimes
+            .iter()
+            .map(|(name, runtime)| (name.clone(), runtime_state(name, runtime, &layout)))
+            .collect();
         for (name, state) in &runtimes {
             match state {
-                Ok(settings) => tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready"),
-                Err(failure) => tracing::error!(runtime = name, message = failure.message, hint = failure.hint, "runtime cannot be used"),
+                Ok(settings) => {
+                    tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready")
+                }
+                Err(failure) => tracing::error!(
+                    runtime = name,
+                    message = failure.message,
+                    hint = failure.hint,
+                    "runtime cannot be used"
+                ),
             }
         }
 
         let cgroups = Hierarchy::detect();
         cgroups.make(&layout.cgroup_parent())?;
         let subnet = subnet(&config).context("network.subnet is no subnet")?;
-        let pools = Pools { first_run_id: ids.first_run_id, last_run_id: ids.last_run_id, first_address: 0, last_address: subnet.capacity() - 1 };
-        let server_uids = config.server_users().iter().map(|name| users::uid_of(name)).collect::<Result<_, _>>()?;
+        let pools = Pools {
+            first_run_id: ids.first_run_id,
+            last_run_id: ids.last_run_id,
+            first_address: 0,
+            last_address: subnet.capacity() - 1,
+        };
+        let server_uids = config
+            .server_users()
+            .iter()
+            .map(|name| users::uid_of(name))
+            .collect::<Result<_, _>>()?;
         let live = live_attachments(&config, &layout, &store, engine.as_ref(), pools).await?;
-        let network = Arc::new(Network::open(network_settings(&config, subnet, server_uids), &live).await?);
+        let network =
+            Arc::new(Network::open(network_settings(&config, subnet, server_uids), &live).await?);
 
         let config = Arc::new(config);
         let ground = Arc::new(NodeGround {
             layout: layout.clone(),
             network: Arc::clone(&network),
-            attached: tokio::sync::Mutex::new(live.into_iter().map(|live| (live.attachment.id.clone(), live)).collect()),
+            attached: tokio::sync::Mutex::new(
+                live.into_iter().map(|live| (live.attachment.id.clone(), live)).collect(),
+            ),
             skeletons: std::sync::Mutex::default(),
             homes,
             home_root,
             init: config.init_binary(),
             cgroups: cgroups.clone(),
         });
-        let launcher = Launcher::new(Parts { config: Arc::clone(&config), layout: layout.clone(), store, engine, ground: Arc::<NodeGround>::clone(&ground), runtimes, pools, address });
+        let launcher = Launcher::new(Parts {
+            config: Arc::clone(&config),
+            layout: layout.clone(),
+            store,
+            engine,
+            ground: Arc::<NodeGround>::clone(&ground),
+            runtimes,
+            pools,
+            address,
+        });
         let done = launcher.reconcile().await.map_err(|failure| anyhow!("{}", failure.message))?;
         tracing::info!(?done, "took over what was there");
         Ok(Self { launcher, config, layout, network, ground, cgroups, managed })
@@ -142,15 +192,26 @@ impl Node {
             round = (round + 1) % SWEEP;
             if let Some(settings) = &self.managed {
                 match ManagedContainerd::ensure(settings).await {
-                    Ok(containerd) if !containerd.adopted() => tracing::warn!(pid = containerd.pid(), "containerd was gone and has been started again"),
+                    Ok(containerd) if !containerd.adopted() => tracing::warn!(
+                        pid = containerd.pid(),
+                        "containerd was gone and has been started again"
+                    ),
                     Ok(_) => {}
-                    Err(error) => tracing::error!(error = chain(&error), "containerd is gone and cannot be started"),
+                    Err(error) => tracing::error!(
+                        error = chain(&error),
+                        "containerd is gone and cannot be started"
+                    ),
                 }
             }
             match self.ground.repair_network().await {
                 Ok(false) => {}
-                Ok(true) => tracing::warn!("somebody changed the instance's firewall tables; they have been put back"),
-                Err(error) => tracing::error!(error = chain(&error), "the instance's firewall tables are damaged and cannot be put back"),
+                Ok(true) => tracing::warn!(
+                    "somebody changed the instance's firewall tables; they have been put back"
+                ),
+                Err(error) => tracing::error!(
+                    error = chain(&error),
+                    "the instance's firewall tables are damaged and cannot be put back"
+                ),
             }
             if round == 0
                 && let Err(failure) = self.launcher.sweep().await
@@ -173,7 +234,8 @@ impl Node {
             problems.extend(errors.iter().map(|error| chain(error)));
         }
         drop((self.launcher, self.ground, self.network));
-        let router = crate::host::namespaces::unpin(&Path::new("/run/netns").join(&self.config.instance));
+        let router =
+            crate::host::namespaces::unpin(&Path::new("/run/netns").join(&self.config.instance));
         problems.extend(router.err().map(|error| chain(&error)));
         if let Some(settings) = &self.managed {
             let stopped = match ManagedContainerd::ensure(settings).await {
@@ -182,12 +244,20 @@ impl Node {
             };
             problems.extend(stopped.err().map(|error| chain(&error)));
         }
-        problems.extend(self.cgroups.remove(&self.layout.cgroup_parent()).err().map(|error| chain(&error)));
-        problems.extend(mounts::unmount_all(&self.layout.sandboxes()).err().map(|error| chain(&error)));
+        problems.extend(
+            self.cgroups.remove(&self.layout.cgroup_parent()).err().map(|error| chain(&error)),
+        );
+        problems
+            .extend(mounts::unmount_all(&self.layout.sandboxes()).err().map(|error| chain(&error)));
         if problems.is_empty() {
-            problems.extend(remove_run_directory(&self.layout.run).err().map(|error| chain(&error)));
+            problems
+                .extend(remove_run_directory(&self.layout.run).err().map(|error| chain(&error)));
         }
-        if problems.is_empty() { Ok(()) } else { Err(anyhow!("failed to leave nothing behind: {}", problems.join("; "))) }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(anyhow!("failed to leave nothing behind: {}", problems.join("; ")))
+        }
     }
 }
 
@@ -196,14 +266,24 @@ impl Node {
 fn remove_run_directory(run: &Path) -> Result<(), HostError> {
     let mounted = mounts::mount_points().attempt("read", "/proc/self/mountinfo")?;
     if let Some(point) = mounted.iter().find(|point| point.starts_with(run)) {
-        return Err(HostError::new("remove", run, std::io::Error::other(format!("`{}` is still mounted", point.display()))));
+        return Err(HostError::new(
+            "remove",
+            run,
+            std::io::Error::other(format!("`{}` is still mounted", point.display())),
+        ));
     }
     fs::remove_dir_all(run).attempt("remove", run)
 }
 
-async fn connect(config: &Config, managed: Option<&ManagedSettings>) -> anyhow::Result<Arc<dyn Engine>> {
+async fn connect(
+    config: &Config,
+    managed: Option<&ManagedSettings>,
+) -> anyhow::Result<Arc<dyn Engine>> {
     let socket = match managed {
-        Some(settings) => ManagedContainerd::ensure(settings).await.context("failed to start containerd")?.socket(),
+        Some(settings) => ManagedContainerd::ensure(settings)
+            .await
+            .context("failed to start containerd")?
+            .socket(),
         None => config.containerd.socket.clone(),
     };
     let engine = Containerd::connect(socket, &config.instance)?;
@@ -213,11 +293,25 @@ async fn connect(config: &Config, managed: Option<&ManagedSettings>) -> anyhow::
 }
 
 /// The sandboxes that run now: their walls must not open for a moment.
-async fn live_attachments(config: &Config, layout: &Layout, store: &Store, engine: &dyn Engine, pools: Pools) -> anyhow::Result<Vec<Live>> {
-    let running: Vec<_> = engine.list().await?.into_iter().filter(|found| found.state == TaskState::Running).map(|found| found.id).collect();
+async fn live_attachments(
+    config: &Config,
+    layout: &Layout,
+    store: &Store,
+    engine: &dyn Engine,
+    pools: Pools,
+) -> anyhow::Result<Vec<Live>> {
+    let running: Vec<_> = engine
+        .list()
+        .await?
+        .into_iter()
+        .filter(|found| found.state == TaskState::Running)
+        .map(|found| found.id)
+        .collect();
     let mut live = Vec::new();
     for record in store.sandboxes(pools.first_run_id)? {
-        if record.state == SandboxState::Running && running.iter().any(|id| id == record.id.as_str()) {
+        if record.state == SandboxState::Running
+            && running.iter().any(|id| id == record.id.as_str())
+        {
             let address = address(config, record.address_index);
             let sandbox = Sandbox::new(record, address, layout);
             let attachment = Attachment {

@@ -284,8 +284,12 @@ pub enum ConfigError {
 impl ConfigError {
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Read { .. } => Some("name the file with --config, or write /etc/adrastea/adrastea.toml".into()),
-            Self::Unsafe { path, .. } => Some(format!("chown root:root {0} && chmod go-w {0}", path.display())),
+            Self::Read { .. } => {
+                Some("name the file with --config, or write /etc/adrastea/adrastea.toml".into())
+            }
+            Self::Unsafe { path, .. } => {
+                Some(format!("chown root:root {0} && chmod go-w {0}", path.display()))
+            }
             Self::Syntax { suggestion, .. } => suggestion.clone(),
             Self::Invalid { .. } => None,
         }
@@ -352,7 +356,9 @@ impl Config {
             let beside = std::env::current_exe()
                 .ok()
                 .and_then(|binary| binary.parent().map(|folder| folder.join("adrastea-init")));
-            beside.filter(|path| path.is_file()).unwrap_or_else(|| "/usr/lib/adrastea/adrastea-init".into())
+            beside
+                .filter(|path| path.is_file())
+                .unwrap_or_else(|| "/usr/lib/adrastea/adrastea-init".into())
         })
     }
 }

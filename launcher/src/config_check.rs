@@ -12,7 +12,8 @@ use crate::{
 
 /// Environment names no configuration and no hub may ever set: they change what
 /// the server's interpreter or loader runs.
-pub const FORBIDDEN_ENVIRONMENT: &[&str] = &["LD_*", "PYTHON*", "JUPYTER_CONFIG*", "BASH_ENV", "ENV", "GCONV_PATH", "NODE_OPTIONS"];
+pub const FORBIDDEN_ENVIRONMENT: &[&str] =
+    &["LD_*", "PYTHON*", "JUPYTER_CONFIG*", "BASH_ENV", "ENV", "GCONV_PATH", "NODE_OPTIONS"];
 
 /// Everything that is wrong with it, in words; empty if nothing is.
 pub fn problems(config: &Config) -> Vec<String> {
@@ -21,14 +22,21 @@ pub fn problems(config: &Config) -> Vec<String> {
         problems.push(format!("version is {}; this launcher reads version 1", config.version));
     }
     if !is_instance_name(&config.instance) {
-        problems.push(format!("instance `{}` is no name of the form [a-z][a-z0-9-]{{0,14}}", config.instance));
+        problems.push(format!(
+            "instance `{}` is no name of the form [a-z][a-z0-9-]{{0,14}}",
+            config.instance
+        ));
     }
-    for path in [&config.paths.state, &config.paths.run, &config.paths.init, &config.home.root].into_iter().flatten() {
+    for path in [&config.paths.state, &config.paths.run, &config.paths.init, &config.home.root]
+        .into_iter()
+        .flatten()
+    {
         if !path.is_absolute() {
             problems.push(format!("path `{}` is not absolute", path.display()));
         }
     }
-    if config.containerd.mode == ContainerdMode::Existing && !config.containerd.socket.is_absolute() {
+    if config.containerd.mode == ContainerdMode::Existing && !config.containerd.socket.is_absolute()
+    {
         problems.push("containerd.socket is not an absolute path".into());
     }
     check_identity(config, &mut problems);
@@ -41,21 +49,29 @@ pub fn problems(config: &Config) -> Vec<String> {
         }
     }
     if home::driver(&config.home.driver).is_none() {
-        problems.push(format!("home.driver `{}` does not exist; there is: {}", config.home.driver, home::DRIVERS.join(", ")));
+        problems.push(format!(
+            "home.driver `{}` does not exist; there is: {}",
+            config.home.driver,
+            home::DRIVERS.join(", ")
+        ));
     }
     if config.limits.concurrent_starts == 0 {
         problems.push("limits.concurrent_starts is 0: nothing could ever start".into());
     }
     for name in config.runtimes.keys() {
         if adrastea_runtimes::by_name(name).is_none() {
-            let known: Vec<_> = adrastea_runtimes::all().iter().map(|runtime| runtime.name()).collect();
+            let known: Vec<_> =
+                adrastea_runtimes::all().iter().map(|runtime| runtime.name()).collect();
             problems.push(format!("runtimes.{name} is no runtime; there is: {}", known.join(", ")));
         }
     }
     for (name, image) in &config.images {
         let digest = image.digest.strip_prefix("sha256:").unwrap_or_default();
-        if digest.len() != 64 || !digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
-            problems.push(format!("images.{name}.digest is not `sha256:` and 64 hexadecimal digits"));
+        if digest.len() != 64
+            || !digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        {
+            problems
+                .push(format!("images.{name}.digest is not `sha256:` and 64 hexadecimal digits"));
         }
     }
     if config.profiles.is_empty() {
@@ -83,7 +99,9 @@ pub fn network_settings(config: &Config, subnet: Subnet, server_uids: Vec<u32>) 
 fn is_instance_name(name: &str) -> bool {
     name.len() <= 15
         && name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 fn check_identity(config: &Config, problems: &mut Vec<String>) {
@@ -95,7 +113,8 @@ fn check_identity(config: &Config, problems: &mut Vec<String>) {
         }
         // Below 2^31, because signed ids went wrong before (CVE-2024-40635).
         if first < 65_536 || last > i32::MAX.unsigned_abs() {
-            problems.push(format!("identity: the {what} ids must lie between 65536 and 2147483647"));
+            problems
+                .push(format!("identity: the {what} ids must lie between 65536 and 2147483647"));
         }
     }
     if disk.0 <= run.1 && run.0 <= disk.1 {
@@ -132,7 +151,8 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
         say("the command is empty".into());
     }
     let user = &profile.user;
-    if user.uid == 0 || user.gid == 0 || user.uid >= IDS_PER_SANDBOX || user.gid >= IDS_PER_SANDBOX {
+    if user.uid == 0 || user.gid == 0 || user.uid >= IDS_PER_SANDBOX || user.gid >= IDS_PER_SANDBOX
+    {
         say("user.uid and user.gid must be from 1 to 65535; a server never runs as root".into());
     }
     let limits = &profile.limits;
@@ -148,7 +168,9 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
     // What every plan of this profile would be refused for, said now instead of at each start.
     let ids_are_fine = user.uid > 0 && user.gid > 0 && user.uid.max(user.gid) < IDS_PER_SANDBOX;
     for at_ceiling in [false, true].into_iter().filter(|_| ids_are_fine) {
-        if let Some(problem) = sample_plan(profile, at_ceiling).and_then(|plan| plan.validate().err()) {
+        if let Some(problem) =
+            sample_plan(profile, at_ceiling).and_then(|plan| plan.validate().err())
+        {
             say(problem.to_string());
             break;
         }
@@ -176,7 +198,11 @@ fn sample_plan(profile: &Profile, at_ceiling: bool) -> Option<Plan> {
         network_namespace: "/network".into(),
         uid_map: IdMap::with_hole(range, profile.user.uid, disk),
         gid_map: IdMap::with_hole(range, profile.user.gid, disk),
-        user: ImageUser { uid: profile.user.uid, gid: profile.user.gid, home: profile.user.home.clone() },
+        user: ImageUser {
+            uid: profile.user.uid,
+            gid: profile.user.gid,
+            home: profile.user.home.clone(),
+        },
         cgroup: format!("/sample/{id}"),
         limits: Limits {
             memory_bytes: memory.bytes(),
@@ -228,7 +254,11 @@ mod tests {
             ("uid = 1000", "uid = 0", "never runs as root"),
             ("home = \"/home/jovyan\"", "home = \"/var/jovyan\"", "/var/jovyan"),
             ("home = \"/home/jovyan\"", "home = \"/home/../etc\"", "home"),
-            ("memory_ceiling = \"2GiB\"", "memory_ceiling = \"1MiB\"", "above limits.memory_ceiling"),
+            (
+                "memory_ceiling = \"2GiB\"",
+                "memory_ceiling = \"1MiB\"",
+                "above limits.memory_ceiling",
+            ),
             ("open_files = 4096", "open_files = 1", "open files"),
             ("cpu_ceiling = 2.0", "cpu_ceiling = 4000.0", "cpu"),
             ("LANG = \"C.UTF-8\"", "LD_PRELOAD = \"x\"", "changes what the loader runs"),

@@ -51,7 +51,11 @@ pub fn print(path: &Path) -> ExitCode {
             println!("        → {}", finding.fix);
         }
     }
-    if findings.iter().any(|finding| finding.severity == Severity::Problem) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    if findings.iter().any(|finding| finding.severity == Severity::Problem) {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    }
 }
 
 fn findings(path: &Path) -> Vec<Finding> {
@@ -77,14 +81,20 @@ fn kernel() -> Finding {
     if version >= (5, 19) {
         fine(format!("kernel {release}"))
     } else {
-        problem(format!("kernel {release} cannot idmap the layers of an overlay"), "use Linux 5.19 or newer")
+        problem(
+            format!("kernel {release} cannot idmap the layers of an overlay"),
+            "use Linux 5.19 or newer",
+        )
     }
 }
 
 fn cgroups() -> Finding {
     let hierarchy = Hierarchy::detect();
     match &hierarchy {
-        Hierarchy::V2(_) => note("control groups version 2", "supported by the reader, not yet tried on a live host of this kind"),
+        Hierarchy::V2(_) => note(
+            "control groups version 2",
+            "supported by the reader, not yet tried on a live host of this kind",
+        ),
         Hierarchy::V1(controllers) if controllers.is_empty() => {
             problem("no control groups are mounted", "mount cgroup2 on /sys/fs/cgroup")
         }
@@ -93,7 +103,9 @@ fn cgroups() -> Finding {
 }
 
 fn seccomp() -> Finding {
-    if fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail").is_ok_and(|actions| actions.contains("kill_process")) {
+    if fs::read_to_string("/proc/sys/kernel/seccomp/actions_avail")
+        .is_ok_and(|actions| actions.contains("kill_process"))
+    {
         fine("seccomp filters")
     } else {
         problem("the kernel has no seccomp filters", "use a kernel with CONFIG_SECCOMP_FILTER")
@@ -101,7 +113,10 @@ fn seccomp() -> Finding {
 }
 
 fn user_namespaces() -> Finding {
-    let most: u64 = fs::read_to_string("/proc/sys/user/max_user_namespaces").ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+    let most: u64 = fs::read_to_string("/proc/sys/user/max_user_namespaces")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0);
     if most > 0 {
         fine(format!("user namespaces (up to {most})"))
     } else {
@@ -112,14 +127,20 @@ fn user_namespaces() -> Finding {
 fn lsm() -> Vec<Finding> {
     let modules = fs::read_to_string("/sys/kernel/security/lsm").unwrap_or_default();
     vec![if modules.is_empty() {
-        note("which security modules are active cannot be seen", "mount securityfs on /sys/kernel/security to see")
+        note(
+            "which security modules are active cannot be seen",
+            "mount securityfs on /sys/kernel/security to see",
+        )
     } else {
         fine(format!("security modules: {}", modules.trim()))
     }]
 }
 
 fn command(name: &str, fix: &str) -> Finding {
-    let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter().map(|folder| Path::new(folder).join(name)).find(|path| path.is_file());
+    let found = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"]
+        .into_iter()
+        .map(|folder| Path::new(folder).join(name))
+        .find(|path| path.is_file());
     match found.map(|path| commands::output(&path, &["--version"])) {
         Some(Ok(version)) => fine(format!("{name}: {}", version.trim())),
         Some(Err(error)) => problem(chain(&error), fix),
@@ -132,9 +153,15 @@ fn configured(config: &Config) -> Vec<Finding> {
     let layout = boot::layout(config);
     for (name, runtime) in &config.runtimes {
         findings.push(match boot::runtime_state(name, runtime, &layout) {
-            Ok(settings) if runtime.accept_vulnerable.is_empty() => fine(format!("runtime {name}: {}", settings.binary.display())),
+            Ok(settings) if runtime.accept_vulnerable.is_empty() => {
+                fine(format!("runtime {name}: {}", settings.binary.display()))
+            }
             Ok(settings) => note(
-                format!("runtime {name}: {} has known ways out that the configuration accepts: {}", settings.binary.display(), runtime.accept_vulnerable.join(", ")),
+                format!(
+                    "runtime {name}: {} has known ways out that the configuration accepts: {}",
+                    settings.binary.display(),
+                    runtime.accept_vulnerable.join(", ")
+                ),
                 "install a fixed version and empty accept_vulnerable",
             ),
             Err(failure) => problem(failure.message, failure.hint),
@@ -146,12 +173,20 @@ fn configured(config: &Config) -> Vec<Finding> {
             Err(error) => problem(chain(&error), "install containerd, or set containerd.binary"),
         });
     } else if config.containerd.socket.exists() {
-        findings.push(fine(format!("existing containerd at {}", config.containerd.socket.display())));
+        findings
+            .push(fine(format!("existing containerd at {}", config.containerd.socket.display())));
     } else {
-        findings.push(problem(format!("there is no containerd at {}", config.containerd.socket.display()), "start it, or set containerd.socket"));
+        findings.push(problem(
+            format!("there is no containerd at {}", config.containerd.socket.display()),
+            "start it, or set containerd.socket",
+        ));
     }
     let init = config.init_binary();
-    findings.push(if init.is_file() { fine(format!("init {}", init.display())) } else { problem(format!("the init {} is missing", init.display()), "set paths.init") });
+    findings.push(if init.is_file() {
+        fine(format!("init {}", init.display()))
+    } else {
+        problem(format!("the init {} is missing", init.display()), "set paths.init")
+    });
     for (kind, result) in config
         .access
         .hub_users
@@ -168,15 +203,23 @@ fn configured(config: &Config) -> Vec<Finding> {
     if let Some(driver) = home::driver(&config.home.driver) {
         findings.push(match driver.check(&homes) {
             Ok(()) => fine(format!("homes in {}", homes.display())),
-            Err(_) if config.home.root.is_none() => fine(format!("homes in {} (made at the first start)", homes.display())),
-            Err(error) => problem(chain(&error), format!("mkdir -p {0} && chown root:root {0} && chmod 0711 {0}", homes.display())),
+            Err(_) if config.home.root.is_none() => {
+                fine(format!("homes in {} (made at the first start)", homes.display()))
+            }
+            Err(error) => problem(
+                chain(&error),
+                format!("mkdir -p {0} && chown root:root {0} && chmod 0711 {0}", homes.display()),
+            ),
         });
     }
     if let Some(uplink) = &config.network.uplink {
         findings.push(if Path::new("/sys/class/net").join(uplink).exists() {
             fine(format!("uplink {uplink}"))
         } else {
-            problem(format!("there is no link {uplink}"), "set network.uplink to one of `ip -br link`")
+            problem(
+                format!("there is no link {uplink}"),
+                "set network.uplink to one of `ip -br link`",
+            )
         });
     }
     findings

@@ -19,9 +19,13 @@ pub enum NameError {
     Empty { what: &'static str },
     #[error("the {what} has {length} bytes; {LONGEST_NAME} are allowed")]
     TooLong { what: &'static str, length: usize },
-    #[error("the {what} holds the character U+{character:04X}, which is not allowed (control and text-direction characters are not)")]
+    #[error(
+        "the {what} holds the character U+{character:04X}, which is not allowed (control and text-direction characters are not)"
+    )]
     Forbidden { what: &'static str, character: u32 },
-    #[error("the {what} is not in Unicode's composed form (NFC); two spellings would look like one name")]
+    #[error(
+        "the {what} is not in Unicode's composed form (NFC); two spellings would look like one name"
+    )]
     NotComposed { what: &'static str },
     #[error("`{value}` is no request id: it takes 1 to 64 characters of [a-zA-Z0-9-]")]
     RequestId { value: String },
@@ -175,7 +179,8 @@ mod tests {
             assert!(UserName::new(refused).is_err(), "{refused:?}");
         }
         assert!(UserName::new(&"x".repeat(256)).is_err());
-        let accepted = ["..", ".", "/", "../../etc", "root", "é", "名前", "a b", "A", "a", "-rf", "~", "%2e"];
+        let accepted =
+            ["..", ".", "/", "../../etc", "root", "é", "名前", "a b", "A", "a", "-rf", "~", "%2e"];
         let longest = "x".repeat(255);
         let mut on_disk = HashSet::new();
         for name in accepted.into_iter().chain([longest.as_str()]) {

@@ -89,13 +89,19 @@ fn may_use(profile: &Profile, user: &str) -> bool {
 }
 
 /// The profiles this user may choose from.
-pub fn offers<'config>(config: &'config Config, user: &str) -> Vec<(&'config String, &'config Profile)> {
+pub fn offers<'config>(
+    config: &'config Config,
+    user: &str,
+) -> Vec<(&'config String, &'config Profile)> {
     config.profiles.iter().filter(|(_, profile)| may_use(profile, user)).collect()
 }
 
 /// Decides on a request. Changes nothing.
 pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, Refusal> {
-    let key = request.key.as_ref().ok_or_else(|| Refusal::Invalid("the request names no server (key)".into()))?;
+    let key = request
+        .key
+        .as_ref()
+        .ok_or_else(|| Refusal::Invalid("the request names no server (key)".into()))?;
     let key = ServerKey::new(&key.hub, &key.user, &key.server)?;
     let request_id = RequestId::new(&request.request_id)?;
     let user = key.user.as_str();
@@ -111,11 +117,17 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
             .get_key_value(&request.profile)
             .filter(|(_, profile)| may_use(profile, user))
             // One answer for "unknown" and "not yours": it tells nothing about others.
-            .ok_or_else(|| denied(format!("profile `{}`", shorten(&request.profile)), "profiles.*.users"))?
+            .ok_or_else(|| {
+                denied(format!("profile `{}`", shorten(&request.profile)), "profiles.*.users")
+            })?
     };
     let rule = |key: &str| format!("profiles.{name}.{key}");
 
-    let runtime = if request.runtime.is_empty() { profile.runtimes.first().cloned().unwrap_or_default() } else { request.runtime.clone() };
+    let runtime = if request.runtime.is_empty() {
+        profile.runtimes.first().cloned().unwrap_or_default()
+    } else {
+        request.runtime.clone()
+    };
     if !profile.runtimes.contains(&runtime) {
         return Err(denied(format!("runtime `{}`", shorten(&runtime)), rule("runtimes")));
     }
@@ -123,8 +135,11 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     if *image != profile.image && !profile.images.contains(image) {
         return Err(denied(format!("image `{}`", shorten(image)), rule("images")));
     }
-    let ImageConfig { reference, digest } =
-        config.images.get(image).cloned().ok_or_else(|| Refusal::Invalid(format!("image `{image}` is not configured")))?;
+    let ImageConfig { reference, digest } = config
+        .images
+        .get(image)
+        .cloned()
+        .ok_or_else(|| Refusal::Invalid(format!("image `{image}` is not configured")))?;
 
     let limits = &profile.limits;
     let asked = request.limits.unwrap_or_default();
@@ -132,17 +147,26 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     let memory_ceiling = limits.memory_ceiling.unwrap_or(limits.memory).bytes();
     if memory_bytes > memory_ceiling {
         return Err(denied(
-            format!("{} of memory; the most is {}", crate::quantity::display_bytes(memory_bytes), crate::quantity::display_bytes(memory_ceiling)),
+            format!(
+                "{} of memory; the most is {}",
+                crate::quantity::display_bytes(memory_bytes),
+                crate::quantity::display_bytes(memory_ceiling)
+            ),
             rule("limits.memory_ceiling"),
         ));
     }
     if memory_bytes < SMALLEST_MEMORY {
-        return Err(Refusal::Invalid(format!("{memory_bytes} bytes of memory start no server; the least is {SMALLEST_MEMORY}")));
+        return Err(Refusal::Invalid(format!(
+            "{memory_bytes} bytes of memory start no server; the least is {SMALLEST_MEMORY}"
+        )));
     }
     let cpu_millis = asked.cpu_millis.unwrap_or(limits.cpu.millis());
     let cpu_ceiling = limits.cpu_ceiling.unwrap_or(limits.cpu).millis();
     if cpu_millis > cpu_ceiling {
-        return Err(denied(format!("{cpu_millis} thousandths of a CPU; the most is {cpu_ceiling}"), rule("limits.cpu_ceiling")));
+        return Err(denied(
+            format!("{cpu_millis} thousandths of a CPU; the most is {cpu_ceiling}"),
+            rule("limits.cpu_ceiling"),
+        ));
     }
     if cpu_millis < 10 {
         return Err(Refusal::Invalid("less than 10 thousandths of a CPU start no server".into()));
@@ -151,7 +175,8 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     let mut environment = environment(profile, request, &rule)?;
     // What libraries and the user's page read; the truth, whatever the hub believed.
     environment.insert("MEM_LIMIT".into(), memory_bytes.to_string());
-    environment.insert("CPU_LIMIT".into(), format!("{}.{:03}", cpu_millis / 1000, cpu_millis % 1000));
+    environment
+        .insert("CPU_LIMIT".into(), format!("{}.{:03}", cpu_millis / 1000, cpu_millis % 1000));
     let mut command = profile.command.clone();
     command.extend(request.arguments.iter().cloned());
     if command.iter().any(|argument| argument.contains('\0')) {
@@ -160,10 +185,14 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     let size = command.iter().map(String::len).sum::<usize>()
         + environment.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     if size > LARGEST_REQUEST {
-        return Err(Refusal::Invalid(format!("arguments and environment have {size} bytes; {LARGEST_REQUEST} are allowed")));
+        return Err(Refusal::Invalid(format!(
+            "arguments and environment have {size} bytes; {LARGEST_REQUEST} are allowed"
+        )));
     }
     let ready_path = request.ready_path.clone();
-    let is_path = ready_path.starts_with('/') && ready_path.len() <= 2048 && ready_path.bytes().all(|byte| byte.is_ascii_graphic());
+    let is_path = ready_path.starts_with('/')
+        && ready_path.len() <= 2048
+        && ready_path.bytes().all(|byte| byte.is_ascii_graphic());
     if !ready_path.is_empty() && !is_path {
         return Err(Refusal::Invalid("ready_path is no absolute, percent-encoded URL path".into()));
     }
@@ -193,7 +222,11 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
 /// A Python interpreter alone needs more.
 const SMALLEST_MEMORY: u64 = 16 << 20;
 
-fn environment(profile: &Profile, request: &v1::StartRequest, rule: &dyn Fn(&str) -> String) -> Result<BTreeMap<String, String>, Refusal> {
+fn environment(
+    profile: &Profile,
+    request: &v1::StartRequest,
+    rule: &dyn Fn(&str) -> String,
+) -> Result<BTreeMap<String, String>, Refusal> {
     let mut environment = profile.environment.clone();
     for (name, value) in request.environment.iter().chain(&request.secret_environment) {
         let well_formed = !name.is_empty()
@@ -201,14 +234,21 @@ fn environment(profile: &Profile, request: &v1::StartRequest, rule: &dyn Fn(&str
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
             && !name.as_bytes()[0].is_ascii_digit();
         if !well_formed {
-            return Err(Refusal::Invalid(format!("`{}` is no name of an environment variable", shorten(name))));
+            return Err(Refusal::Invalid(format!(
+                "`{}` is no name of an environment variable",
+                shorten(name)
+            )));
         }
         if value.contains('\0') {
             return Err(Refusal::Invalid(format!("the value of {name} holds a NUL character")));
         }
-        let allowed = name.starts_with("JUPYTERHUB_") || matches_any(name, &profile.environment_allowed);
+        let allowed =
+            name.starts_with("JUPYTERHUB_") || matches_any(name, &profile.environment_allowed);
         if !allowed || matches_any(name, FORBIDDEN_ENVIRONMENT) {
-            return Err(denied(format!("environment variable {name}"), rule("environment_allowed")));
+            return Err(denied(
+                format!("environment variable {name}"),
+                rule("environment_allowed"),
+            ));
         }
         environment.insert(name.clone(), value.clone());
     }
@@ -232,13 +272,18 @@ mod tests {
     use super::*;
 
     fn config() -> Config {
-        Config::parse(include_str!("../../docs/adrastea.example.toml"), Path::new("example")).unwrap()
+        Config::parse(include_str!("../../docs/adrastea.example.toml"), Path::new("example"))
+            .unwrap()
     }
 
     fn request() -> v1::StartRequest {
         v1::StartRequest {
             request_id: "r-1".into(),
-            key: Some(v1::ServerKey { hub: "hub".into(), user: "ana".into(), server: String::new() }),
+            key: Some(v1::ServerKey {
+                hub: "hub".into(),
+                user: "ana".into(),
+                server: String::new(),
+            }),
             ready_path: "/user/ana/api".into(),
             ..Default::default()
         }
@@ -266,14 +311,23 @@ mod tests {
     #[test]
     fn what_is_beyond_policy_is_denied_by_name() {
         assert_eq!(rule_for(|request| request.profile = "root".into()), "profiles.*.users");
-        assert_eq!(rule_for(|request| request.runtime = "kata".into()), "profiles.standard.runtimes");
-        assert_eq!(rule_for(|request| request.image = "docker.io/evil".into()), "profiles.standard.images");
+        assert_eq!(
+            rule_for(|request| request.runtime = "kata".into()),
+            "profiles.standard.runtimes"
+        );
+        assert_eq!(
+            rule_for(|request| request.image = "docker.io/evil".into()),
+            "profiles.standard.images"
+        );
         let limits = |memory, cpu| v1::Limits { memory_bytes: memory, cpu_millis: cpu };
         assert_eq!(
             rule_for(|request| request.limits = Some(limits(Some((2 << 30) + 1), None))),
             "profiles.standard.limits.memory_ceiling"
         );
-        assert_eq!(rule_for(|request| request.limits = Some(limits(None, Some(2001)))), "profiles.standard.limits.cpu_ceiling");
+        assert_eq!(
+            rule_for(|request| request.limits = Some(limits(None, Some(2001)))),
+            "profiles.standard.limits.cpu_ceiling"
+        );
         for name in ["LD_PRELOAD", "PATH", "PYTHONPATH", "JUPYTER_CONFIG_DIR", "HOME", "BASH_ENV"] {
             let rule = rule_for(|request| {
                 request.environment.insert(name.into(), "x".into());
@@ -296,7 +350,10 @@ mod tests {
         ] {
             let mut request = request();
             change(&mut request);
-            assert!(matches!(decide(&config(), &request), Err(Refusal::Invalid(_) | Refusal::Name(_))));
+            assert!(matches!(
+                decide(&config(), &request),
+                Err(Refusal::Invalid(_) | Refusal::Name(_))
+            ));
         }
     }
 

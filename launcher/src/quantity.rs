@@ -44,9 +44,9 @@ fn parse_bytes(text: &str) -> Option<u64> {
 impl<'de> Deserialize<'de> for ByteSize {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_bytes(&text)
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("`{text}` is no size; write it like \"512MiB\" or \"2GiB\"")))
+        parse_bytes(&text).map(Self).ok_or_else(|| {
+            D::Error::custom(format!("`{text}` is no size; write it like \"512MiB\" or \"2GiB\""))
+        })
     }
 }
 
@@ -68,9 +68,12 @@ impl<'de> Deserialize<'de> for Cpus {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let cpus = f64::deserialize(deserializer)?;
         if !(0.01..=4096.0).contains(&cpus) {
-            return Err(D::Error::custom(format!("`{cpus}` CPUs is out of range; 0.01 to 4096 are possible")));
+            return Err(D::Error::custom(format!(
+                "`{cpus}` CPUs is out of range; 0.01 to 4096 are possible"
+            )));
         }
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // 0.01 to 4096, checked above
+        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+        // 0.01 to 4096, checked above
         Ok(Self((cpus * 1000.0).round() as u64))
     }
 }

@@ -24,10 +24,14 @@ const DISK: u32 = 1_879_048_200;
 
 /// Mounts of a test stay on its own thread's namespace, and end with it.
 fn apart<T: Send + 'static>(work: impl FnOnce(&Path) -> T + Send + 'static) -> T {
-    assert!(nix::unistd::geteuid().is_root(), "this test needs root: it makes namespaces and mounts");
+    assert!(
+        nix::unistd::geteuid().is_root(),
+        "this test needs root: it makes namespaces and mounts"
+    );
     std::thread::spawn(move || {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
-        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+        mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+            .unwrap();
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o711)).unwrap();
         work(directory.path())
@@ -46,7 +50,9 @@ fn user_namespace(directory: &Path) -> PathBuf {
 fn layers(directory: &Path, count: u32) -> Vec<PathBuf> {
     (0..count)
         .map(|number| {
-            let layer = directory.join("a-rather-long-name-of-a-layer-as-engines-give-them").join(number.to_string());
+            let layer = directory
+                .join("a-rather-long-name-of-a-layer-as-engines-give-them")
+                .join(number.to_string());
             fs::create_dir_all(layer.join("data")).unwrap();
             fs::write(layer.join("data").join(number.to_string()), "").unwrap();
             fs::write(layer.join("data/top"), number.to_string()).unwrap();
@@ -62,7 +68,9 @@ fn skeleton(directory: &Path) -> PathBuf {
     fs::write(&init, "init").unwrap();
     let skeletons = directory.join("skeletons");
     fs::create_dir(&skeletons).unwrap();
-    Skeleton { home: Path::new("/home/jovyan"), resolv_conf: "# none\n", init: &init }.ensure(&skeletons).unwrap()
+    Skeleton { home: Path::new("/home/jovyan"), resolv_conf: "# none\n", init: &init }
+        .ensure(&skeletons)
+        .unwrap()
 }
 
 #[test]
@@ -73,17 +81,32 @@ fn fifty_layers_are_mapped_stacked_and_read_only() {
         let base = directory.join("sandbox");
         let rootfs = image::mount(&base, &skeleton(directory), &layers, &user).unwrap();
         for number in 0..50 {
-            assert!(rootfs.join("data").join(number.to_string()).exists(), "layer {number} is missing");
+            assert!(
+                rootfs.join("data").join(number.to_string()).exists(),
+                "layer {number} is missing"
+            );
         }
-        assert_eq!(fs::read_to_string(rootfs.join("data/top")).unwrap(), "0", "the first layer is the topmost");
+        assert_eq!(
+            fs::read_to_string(rootfs.join("data/top")).unwrap(),
+            "0",
+            "the first layer is the topmost"
+        );
         assert_eq!(fs::metadata(rootfs.join("data/top")).unwrap().uid(), RANGE, "root's files");
-        assert_eq!(fs::metadata(rootfs.join("data/jovyan")).unwrap().uid(), DISK, "the image's user's files");
+        assert_eq!(
+            fs::metadata(rootfs.join("data/jovyan")).unwrap().uid(),
+            DISK,
+            "the image's user's files"
+        );
         assert_eq!(fs::metadata(rootfs.join(".adrastea/init")).unwrap().uid(), RANGE, "the init");
         assert!(fs::write(rootfs.join("data/new"), "").is_err(), "it can be written");
-        let line = mounts::parse_mountinfo(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap());
+        let line =
+            mounts::parse_mountinfo(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap());
         let options = &line.iter().find(|mount| mount.point == rootfs).unwrap().options;
         for option in ["ro", "nosuid", "nodev"] {
-            assert!(options.iter().any(|present| present == option), "{option} is missing: {options:?}");
+            assert!(
+                options.iter().any(|present| present == option),
+                "{option} is missing: {options:?}"
+            );
         }
         mounts::unmount_rootfs(&base).unwrap();
         mounts::unmount_rootfs(&base).unwrap();
@@ -110,6 +133,10 @@ fn links_of_a_hostile_image_are_covered() {
         }
         assert_eq!(fs::read_to_string(rootfs.join("etc/hosts")).unwrap(), "127.0.0.1 localhost\n");
         mounts::unmount_rootfs(&base).unwrap();
-        assert_eq!(fs::read_dir(&victim).unwrap().count(), 0, "something was made behind the links");
+        assert_eq!(
+            fs::read_dir(&victim).unwrap().count(),
+            0,
+            "something was made behind the links"
+        );
     });
 }

@@ -15,10 +15,14 @@ fn root() -> PathBuf {
 /// Every file below `folder` with this ending.
 fn files(folder: &Path, ending: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display())) {
+    for entry in
+        fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()))
+    {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if path.is_dir() && !["target", ".git", "node_modules", "__pycache__"].contains(&name.as_str()) {
+        if path.is_dir()
+            && !["target", ".git", "node_modules", "__pycache__"].contains(&name.as_str())
+        {
             found.extend(files(&path, ending));
         } else if name.ends_with(ending) {
             found.push(path);
@@ -40,7 +44,10 @@ fn outside(folder: &str, word: &str, allowed: &[&str]) -> Vec<String> {
         .flat_map(|path| {
             let text = fs::read_to_string(&path).unwrap();
             let named = |line: &&str| line.contains(word) && !line.trim_start().starts_with("//");
-            text.lines().filter(named).map(|line| format!("{}: {line}", path.display())).collect::<Vec<_>>()
+            text.lines()
+                .filter(named)
+                .map(|line| format!("{}: {line}", path.display()))
+                .collect::<Vec<_>>()
         })
         .collect()
 }
@@ -49,13 +56,19 @@ fn outside(folder: &str, word: &str, allowed: &[&str]) -> Vec<String> {
 fn only_the_wire_knows_its_transport() {
     let allowed = ["launcher/src/api/", "launcher/src/cli/"];
     assert_eq!(outside("launcher/src", "tonic::", &allowed), Vec::<String>::new());
-    assert_eq!(outside("runtimes/src", "tonic::", &["runtimes/src/engine/containerd/"]), Vec::<String>::new());
+    assert_eq!(
+        outside("runtimes/src", "tonic::", &["runtimes/src/engine/containerd/"]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
 fn only_the_engine_knows_containerd() {
     for folder in ["launcher/src", "runtimes/src", "runtimes/init/src"] {
-        assert_eq!(outside(folder, "containerd_client", &["runtimes/src/engine/containerd/"]), Vec::<String>::new());
+        assert_eq!(
+            outside(folder, "containerd_client", &["runtimes/src/engine/containerd/"]),
+            Vec::<String>::new()
+        );
     }
 }
 
@@ -65,7 +78,10 @@ fn system_calls_live_in_one_place() {
     for word in ["unsafe ", "libc::syscall", "Command::new"] {
         assert_eq!(outside("launcher/src", word, &host), Vec::<String>::new(), "{word}");
     }
-    assert_eq!(outside("runtimes/init/src", "unsafe ", &["runtimes/init/src/sys.rs"]), Vec::<String>::new());
+    assert_eq!(
+        outside("runtimes/init/src", "unsafe ", &["runtimes/init/src/sys.rs"]),
+        Vec::<String>::new()
+    );
 }
 
 #[test]
@@ -83,7 +99,8 @@ fn siblings_do_not_call_each_other() {
         for upper in ["api", "cli", "launch", "boot"] {
             let path = root().join("launcher/src").join(room);
             if path.is_dir() {
-                let calls = outside(&format!("launcher/src/{room}"), &format!("crate::{upper}"), &[]);
+                let calls =
+                    outside(&format!("launcher/src/{room}"), &format!("crate::{upper}"), &[]);
                 assert_eq!(calls, Vec::<String>::new(), "{room} calls {upper}");
             }
         }
@@ -118,7 +135,9 @@ fn links(text: &str) -> Vec<&str> {
     text.split("](")
         .skip(1)
         .filter_map(|rest| rest.split(')').next())
-        .filter(|link| !link.contains("://") && !link.starts_with('#') && !link.starts_with("mailto:"))
+        .filter(|link| {
+            !link.contains("://") && !link.starts_with('#') && !link.starts_with("mailto:")
+        })
         .map(|link| link.split('#').next().unwrap_or(link))
         .collect()
 }
@@ -161,9 +180,14 @@ fn proofs(row: &str) -> Vec<(String, String)> {
 fn tests_named_as_proofs_exist() {
     let docs = root().join("docs");
     let specification = fs::read_to_string(docs.join("SPECIFICATION.md")).unwrap();
-    let files: std::collections::HashMap<&str, &str> =
-        specification.lines().filter_map(|line| line.strip_prefix('[')?.split_once("]: ")).collect();
-    let rows = specification.lines().filter(|line| line.starts_with("| ")).filter_map(|line| line.split('|').nth(3));
+    let files: std::collections::HashMap<&str, &str> = specification
+        .lines()
+        .filter_map(|line| line.strip_prefix('[')?.split_once("]: "))
+        .collect();
+    let rows = specification
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .filter_map(|line| line.split('|').nth(3));
     let proofs: Vec<_> = rows.flat_map(proofs).collect();
     assert!(proofs.len() > 100, "only {} proofs were found in the specification", proofs.len());
     let mut missing = Vec::new();
@@ -174,7 +198,10 @@ fn tests_named_as_proofs_exist() {
         };
         let path = docs.join(path);
         let found = match path.is_dir() {
-            true => [".rs", ".py"].iter().flat_map(|ending| self::files(&path, ending)).any(|path| names(&path, &name)),
+            true => [".rs", ".py"]
+                .iter()
+                .flat_map(|ending| self::files(&path, ending))
+                .any(|path| names(&path, &name)),
             false => names(&path, &name),
         };
         if !found {

@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io::Write as _,
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -236,6 +236,27 @@ pub fn reach(namespace: &Path, places: &[SocketAddr]) -> anyhow::Result<Vec<Sock
     })
 }
 
+/// Whether a datagram from one network is answered in another one.
+fn reaches_by_datagram(from: &Path, to: &Path, address: &str) -> anyhow::Result<bool> {
+    let (from, to) = (File::open(from)?, File::open(to)?);
+    let address: SocketAddr = format!("{address}:0").parse()?;
+    let bind = |namespace: File, address: SocketAddr| {
+        thread::spawn(move || -> anyhow::Result<UdpSocket> {
+            setns(namespace, CloneFlags::CLONE_NEWNET)?;
+            let socket = UdpSocket::bind(address)?;
+            socket.set_read_timeout(Some(Duration::from_secs(1)))?;
+            Ok(socket)
+        })
+        .join()
+        .map_err(|_| anyhow!("a thread panicked"))?
+    };
+    let server = bind(to, address)?;
+    let client = bind(from, SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), 0))?;
+    // A refusal shows at once, or at the next call.
+    let _ = client.send_to(b"?", server.local_addr()?);
+    Ok(server.recv_from(&mut [0; 8]).is_ok())
+}
+
 /// As a reload of the host's firewall does it.
 fn flush_host(instance: &Instance) -> anyhow::Result<()> {
     instance.namespace.output("nft", &["flush", "ruleset"]).map(drop)
@@ -253,6 +274,9 @@ async fn without_launcher(instance: &Instance) -> anyhow::Result<()> {
     let ana = namespace_of(instance, "n-ana").await?;
     let places = places(instance, &ben);
     let hub = &places[..1];
+    let other = namespace_of(instance, "n-ben").await?;
+    let datagram = || reaches_by_datagram(&ana, &other, &ben);
+    ensure!(!datagram()?, "a datagram passes from ana to ben");
     ensure!(reach(&ana, &places)? == hub, "before: {:?}", reach(&ana, &places)?);
     instance.end_launcher(Signal::SIGKILL)?;
     let reached = reach(&ana, &places)?;
@@ -260,9 +284,11 @@ async fn without_launcher(instance: &Instance) -> anyhow::Result<()> {
     flush_host(instance)?;
     let reached = reach(&ana, &places)?;
     ensure!(reached == hub, "with the host's firewall flushed, too: {reached:?}");
+    ensure!(!datagram()?, "with the host's firewall flushed a datagram passes");
     flush_router(instance)?;
     let reached = reach(&ana, &places)?;
     ensure!(reached == places, "without any table the probes still see only {reached:?}");
+    ensure!(datagram()?, "without any table no datagram passes either: the test shows nothing");
     // The next launcher puts the walls back around what still runs.
     instance.serve(None).await?;
     let reached = reach(&ana, &places)?;

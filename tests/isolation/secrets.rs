@@ -11,7 +11,7 @@ use std::{
 };
 
 use adrastea_proto::v1::{self, FailureReason};
-use adrastea_tests::{Instance, Suite, image, place};
+use adrastea_tests::{Instance, Suite, User, image, place};
 use anyhow::{Context as _, ensure};
 
 use crate::{

@@ -193,7 +193,13 @@ fn processes(name: &str) -> Vec<(i32, String)> {
         let inside = read("cgroup").lines().any(|line| format!("{line}/").contains(&group));
         let own = pid == std::process::id().cast_signed();
         if !own && (inside || words.iter().any(|word| command.contains(word.as_str()))) {
-            found.push((pid, command.trim().to_owned()));
+            // In the middle of an exec there is no command line; a zombie is only somebody's to reap.
+            let shown = if command.trim().is_empty() && runs(&pid.to_string()) {
+                format!("[{}]", read("comm").trim())
+            } else {
+                command.trim().to_owned()
+            };
+            found.push((pid, shown));
         }
     }
     found
@@ -238,6 +244,12 @@ pub fn remove_by_force(name: &str) {
     }
 }
 
+/// Whether a process runs; one that only waits to be reaped does not.
+fn runs(pid: &str) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with(" Z"))
+}
+
 /// Removes what earlier runs left that were killed themselves.
 pub fn sweep_dead_runs() {
     let Ok(entries) = fs::read_dir("/var/lib") else { return };
@@ -245,9 +257,7 @@ pub fn sweep_dead_runs() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let pid = name.strip_prefix("at").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
         let dead = pid.is_some_and(|pid| {
-            !pid.is_empty()
-                && pid.bytes().all(|byte| byte.is_ascii_digit())
-                && !Path::new("/proc").join(pid).exists()
+            !pid.is_empty() && pid.bytes().all(|byte| byte.is_ascii_digit()) && !runs(pid)
         });
         if dead {
             remove_by_force(&name);

@@ -28,7 +28,6 @@ pub fn add(suite: &mut Suite) {
         fs::write(group.join("cgroup.procs"), child.id().to_string())?;
 
         let found = instance.leaks(Duration::ZERO);
-        eprintln!("{:?} {:?} {:?}", child.try_wait(), fs::read_to_string(format!("/proc/{}/cgroup", child.id())), fs::read_to_string(format!("/proc/{}/cmdline", child.id())));
         child.kill()?;
         child.wait()?;
         umount2(&folder, MntFlags::empty())?;

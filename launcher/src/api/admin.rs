@@ -8,9 +8,16 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use super::{peer::require_root, service::{Streaming, wish}, status};
+use super::{
+    peer::require_root,
+    service::{Streaming, wish},
+    status,
+};
 use crate::{
-    launch::{Entry, Launcher, StartNews, failure::{Failure, chain}},
+    launch::{
+        Entry, Launcher, StartNews,
+        failure::{Failure, chain},
+    },
     policy,
 };
 
@@ -97,17 +104,28 @@ async fn narrate(entry: &Arc<Entry>, sender: &RunSender) {
 impl admin_server::Admin for AdminService {
     type RunStream = Streaming<v1::RunEvent>;
 
-    async fn run(&self, request: Request<v1::RunRequest>) -> Result<Response<Self::RunStream>, Status> {
+    async fn run(
+        &self,
+        request: Request<v1::RunRequest>,
+    ) -> Result<Response<Self::RunStream>, Status> {
         require_root(&request)?;
         let request = request.into_inner();
-        let start = request.start.ok_or_else(|| Status::invalid_argument("the request holds no start"))?;
-        if request.command.first().is_none_or(String::is_empty) || request.command.iter().any(|part| part.contains('\0')) {
+        let start =
+            request.start.ok_or_else(|| Status::invalid_argument("the request holds no start"))?;
+        if request.command.first().is_none_or(String::is_empty)
+            || request.command.iter().any(|part| part.contains('\0'))
+        {
             return Err(Status::invalid_argument("the command is empty or holds a NUL character"));
         }
-        let mut decision = policy::decide(&self.launcher.config, &start).map_err(|refusal| status::of_refusal(&refusal))?;
+        let mut decision = policy::decide(&self.launcher.config, &start)
+            .map_err(|refusal| status::of_refusal(&refusal))?;
         decision.command = request.command;
         decision.ready_path = String::new();
-        let entry = self.launcher.start(decision).await.map_err(|refused| status::of_start_refused(&refused))?;
+        let entry = self
+            .launcher
+            .start(decision)
+            .await
+            .map_err(|refused| status::of_start_refused(&refused))?;
         let (sender, receiver) = mpsc::channel(64);
         tokio::spawn(attend(Arc::clone(&self.launcher), entry, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
@@ -115,7 +133,10 @@ impl admin_server::Admin for AdminService {
 
     type ImportImageStream = Streaming<v1::ImportImageEvent>;
 
-    async fn import_image(&self, request: Request<v1::ImportImageRequest>) -> Result<Response<Self::ImportImageStream>, Status> {
+    async fn import_image(
+        &self,
+        request: Request<v1::ImportImageRequest>,
+    ) -> Result<Response<Self::ImportImageStream>, Status> {
         require_root(&request)?;
         let request = request.into_inner();
         let path = PathBuf::from(&request.path);
@@ -128,13 +149,21 @@ impl admin_server::Admin for AdminService {
             let report = {
                 let sender = sender.clone();
                 move |progress: adrastea_runtimes::engine::ImportProgress| {
-                    let progress = v1::ImportProgress { step: progress.step, done_bytes: progress.done_bytes, total_bytes: progress.total_bytes };
+                    let progress = v1::ImportProgress {
+                        step: progress.step,
+                        done_bytes: progress.done_bytes,
+                        total_bytes: progress.total_bytes,
+                    };
                     // A slow reader misses some progress, never the result.
-                    let _ = sender.try_send(Ok(v1::ImportImageEvent { event: Some(import_image_event::Event::Progress(progress)) }));
+                    let _ = sender.try_send(Ok(v1::ImportImageEvent {
+                        event: Some(import_image_event::Event::Progress(progress)),
+                    }));
                 }
             };
             let last = match engine.import(&path, &request.reference, &report).await {
-                Ok(image) => Ok(v1::ImportImageEvent { event: Some(import_image_event::Event::Image(describe(&image))) }),
+                Ok(image) => Ok(v1::ImportImageEvent {
+                    event: Some(import_image_event::Event::Image(describe(&image))),
+                }),
                 Err(error) => Err(Status::failed_precondition(chain(&error))),
             };
             let _ = sender.send(last).await;
@@ -142,7 +171,10 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn list_images(&self, request: Request<v1::ListImagesRequest>) -> Result<Response<v1::ListImagesResponse>, Status> {
+    async fn list_images(
+        &self,
+        request: Request<v1::ListImagesRequest>,
+    ) -> Result<Response<v1::ListImagesResponse>, Status> {
         require_root(&request)?;
         let images = self.launcher.engine.images().await.map_err(|error| {
             let failure = Failure::from(error);
@@ -151,7 +183,10 @@ impl admin_server::Admin for AdminService {
         Ok(Response::new(v1::ListImagesResponse { images: images.iter().map(describe).collect() }))
     }
 
-    async fn stop_all(&self, request: Request<v1::StopAllRequest>) -> Result<Response<v1::StopAllResponse>, Status> {
+    async fn stop_all(
+        &self,
+        request: Request<v1::StopAllRequest>,
+    ) -> Result<Response<v1::StopAllResponse>, Status> {
         require_root(&request)?;
         let wish = wish(&self.launcher, request.get_ref().grace_ms, "stopped by the administrator");
         Ok(Response::new(v1::StopAllResponse { stopped: self.launcher.stop_all(&wish).await }))

@@ -14,10 +14,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{service::InterceptorLayer, transport::Server};
 
-use crate::{
-    host::directories,
-    launch::Launcher,
-};
+use crate::{host::directories, launch::Launcher};
 use peer::Callers;
 
 /// A request is at most this large; policy allows less.
@@ -43,7 +40,8 @@ pub async fn serve(
         .context("failed to build the reflection service")?;
     let service = LauncherServer::new(service::LauncherService::new(Arc::clone(&launcher)))
         .max_decoding_message_size(LARGEST_MESSAGE);
-    let admin = AdminServer::new(admin::AdminService::new(launcher)).max_decoding_message_size(LARGEST_MESSAGE);
+    let admin = AdminServer::new(admin::AdminService::new(launcher))
+        .max_decoding_message_size(LARGEST_MESSAGE);
     tracing::info!(socket = %socket.display(), "serving");
     let served = Server::builder()
         .layer(InterceptorLayer::new(move |request| callers.admit(request)))
@@ -67,12 +65,15 @@ fn listen(socket: &Path, group: u32) -> anyhow::Result<UnixListener> {
     for path in [&unfinished, &socket.to_path_buf()] {
         // Only ever a socket is removed: the path comes from configuration.
         if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.file_type().is_socket()) {
-            std::fs::remove_file(path).with_context(|| format!("failed to remove the old socket `{}`", path.display()))?;
+            std::fs::remove_file(path)
+                .with_context(|| format!("failed to remove the old socket `{}`", path.display()))?;
         }
     }
-    let listener = UnixListener::bind(&unfinished).with_context(|| format!("failed to bind `{}`", unfinished.display()))?;
+    let listener = UnixListener::bind(&unfinished)
+        .with_context(|| format!("failed to bind `{}`", unfinished.display()))?;
     // Whoever serves owns it: root.
     directories::set_owner_and_mode(&unfinished, nix::unistd::geteuid().as_raw(), group, 0o660)?;
-    std::fs::rename(&unfinished, socket).with_context(|| format!("failed to name the socket `{}`", socket.display()))?;
+    std::fs::rename(&unfinished, socket)
+        .with_context(|| format!("failed to name the socket `{}`", socket.display()))?;
     Ok(listener)
 }

@@ -35,7 +35,9 @@ impl Callers {
             .ok_or_else(|| Status::permission_denied("the caller's credentials are not known"))?;
         if !self.may_call(uid) {
             tracing::warn!(uid, "refused a caller");
-            return Err(Status::permission_denied(format!("host user {uid} may not call this launcher (rule access.hub_users)")));
+            return Err(Status::permission_denied(format!(
+                "host user {uid} may not call this launcher (rule access.hub_users)"
+            )));
         }
         request.extensions_mut().insert(Principal { uid });
         Ok(request)

@@ -32,7 +32,9 @@ impl LauncherService {
 
 /// The grace a caller asks for, bounded.
 pub fn wish(launcher: &Launcher, grace_ms: Option<u32>, why: &str) -> StopWish {
-    let grace = grace_ms.map_or(launcher.default_grace(), |grace| Duration::from_millis(grace.into())).min(LONGEST_GRACE);
+    let grace = grace_ms
+        .map_or(launcher.default_grace(), |grace| Duration::from_millis(grace.into()))
+        .min(LONGEST_GRACE);
     StopWish { grace, why: why.to_owned() }
 }
 
@@ -55,10 +57,17 @@ async fn tell(entry: Arc<Entry>, sender: mpsc::Sender<Result<v1::StartEvent, Sta
                     };
                     (start_event::Event::Ready(ready), true)
                 }
-                StartNews::Failed(failure) => (start_event::Event::Failed(status::failed(failure)), true),
-                StartNews::Progress { phase, percent, message } => {
-                    (start_event::Event::Progress(v1::Progress { phase: phase.into(), percent, message }), false)
+                StartNews::Failed(failure) => {
+                    (start_event::Event::Failed(status::failed(failure)), true)
                 }
+                StartNews::Progress { phase, percent, message } => (
+                    start_event::Event::Progress(v1::Progress {
+                        phase: phase.into(),
+                        percent,
+                        message,
+                    }),
+                    false,
+                ),
             };
             // Whoever asked has gone: the start goes on, so that a hub that comes back finds it.
             if sender.send(Ok(v1::StartEvent { event: Some(event) })).await.is_err() || last {
@@ -75,7 +84,10 @@ async fn tell(entry: Arc<Entry>, sender: mpsc::Sender<Result<v1::StartEvent, Sta
 impl launcher_server::Launcher for LauncherService {
     type StartStream = Streaming<v1::StartEvent>;
 
-    async fn start(&self, request: Request<v1::StartRequest>) -> Result<Response<Self::StartStream>, Status> {
+    async fn start(
+        &self,
+        request: Request<v1::StartRequest>,
+    ) -> Result<Response<Self::StartStream>, Status> {
         let request = request.into_inner();
         let decision = policy::decide(&self.launcher.config, &request).map_err(|refusal| {
             tracing::warn!(?request, %refusal, "refused");
@@ -90,34 +102,51 @@ impl launcher_server::Launcher for LauncherService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn stop(&self, request: Request<v1::StopRequest>) -> Result<Response<v1::StopResponse>, Status> {
+    async fn stop(
+        &self,
+        request: Request<v1::StopRequest>,
+    ) -> Result<Response<v1::StopResponse>, Status> {
         let request = request.into_inner();
         let key = status::key(request.key.as_ref())?;
         let wish = wish(&self.launcher, request.grace_ms, "stopped");
         let launcher = Arc::clone(&self.launcher);
         // The stop goes on even if the caller does not wait for it.
-        let stopped = tokio::spawn(async move { launcher.stop(&key, request.generation, wish).await }).await;
-        Ok(Response::new(v1::StopResponse { stopped: stopped.map_err(|_| Status::internal("the stop ended early"))? }))
+        let stopped =
+            tokio::spawn(async move { launcher.stop(&key, request.generation, wish).await }).await;
+        Ok(Response::new(v1::StopResponse {
+            stopped: stopped.map_err(|_| Status::internal("the stop ended early"))?,
+        }))
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Sandbox>, Status> {
         let key = status::key(request.get_ref().key.as_ref())?;
-        let entry = self.launcher.get(&key).ok_or_else(|| Status::not_found("this launcher knows no such server"))?;
+        let entry = self
+            .launcher
+            .get(&key)
+            .ok_or_else(|| Status::not_found("this launcher knows no such server"))?;
         Ok(Response::new(entry.describe()))
     }
 
-    async fn list(&self, request: Request<v1::ListRequest>) -> Result<Response<v1::ListResponse>, Status> {
+    async fn list(
+        &self,
+        request: Request<v1::ListRequest>,
+    ) -> Result<Response<v1::ListResponse>, Status> {
         let hub = request.get_ref().hub.clone();
         if hub.is_empty() {
             super::peer::require_root(&request)?;
         }
         let entries = self.launcher.list((!hub.is_empty()).then_some(hub.as_str()));
-        Ok(Response::new(v1::ListResponse { sandboxes: entries.iter().map(|entry| entry.describe()).collect() }))
+        Ok(Response::new(v1::ListResponse {
+            sandboxes: entries.iter().map(|entry| entry.describe()).collect(),
+        }))
     }
 
     type WatchStream = Streaming<v1::WatchEvent>;
 
-    async fn watch(&self, request: Request<v1::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        request: Request<v1::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let hub = request.into_inner().hub;
         let launcher = Arc::clone(&self.launcher);
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -158,10 +187,16 @@ impl launcher_server::Launcher for LauncherService {
 
     type LogsStream = Streaming<v1::LogChunk>;
 
-    async fn logs(&self, request: Request<v1::LogsRequest>) -> Result<Response<Self::LogsStream>, Status> {
+    async fn logs(
+        &self,
+        request: Request<v1::LogsRequest>,
+    ) -> Result<Response<Self::LogsStream>, Status> {
         let request = request.into_inner();
         let key = status::key(request.key.as_ref())?;
-        let entry = self.launcher.get(&key).ok_or_else(|| Status::not_found("this launcher knows no such server"))?;
+        let entry = self
+            .launcher
+            .get(&key)
+            .ok_or_else(|| Status::not_found("this launcher knows no such server"))?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
             let chunk = |data| Ok(v1::LogChunk { data });
@@ -174,7 +209,11 @@ impl launcher_server::Launcher for LauncherService {
             let kept = match &mut tap {
                 // From the moment the following began: nothing twice, nothing missing.
                 Some((kept, _)) => {
-                    let wanted = if request.tail_bytes == 0 { kept.len() } else { usize::try_from(request.tail_bytes).unwrap_or(usize::MAX) };
+                    let wanted = if request.tail_bytes == 0 {
+                        kept.len()
+                    } else {
+                        usize::try_from(request.tail_bytes).unwrap_or(usize::MAX)
+                    };
                     kept.split_off(kept.len().saturating_sub(wanted))
                 }
                 None => entry.log.tail_bytes(request.tail_bytes),
@@ -195,7 +234,10 @@ impl launcher_server::Launcher for LauncherService {
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
-    async fn offers(&self, request: Request<v1::OffersRequest>) -> Result<Response<v1::OffersResponse>, Status> {
+    async fn offers(
+        &self,
+        request: Request<v1::OffersRequest>,
+    ) -> Result<Response<v1::OffersResponse>, Status> {
         let offers = policy::offers(&self.launcher.config, &request.get_ref().user)
             .into_iter()
             .map(|(name, profile)| {
@@ -205,7 +247,10 @@ impl launcher_server::Launcher for LauncherService {
                     display_name: profile.display_name.clone(),
                     description: profile.description.clone(),
                     runtimes: profile.runtimes.clone(),
-                    images: std::iter::once(&profile.image).chain(&profile.images).cloned().collect(),
+                    images: std::iter::once(&profile.image)
+                        .chain(&profile.images)
+                        .cloned()
+                        .collect(),
                     memory_default_bytes: limits.memory.bytes(),
                     memory_ceiling_bytes: limits.memory_ceiling.unwrap_or(limits.memory).bytes(),
                     cpu_default_millis: limits.cpu.millis(),

@@ -4,7 +4,10 @@ use adrastea_proto::v1;
 use tonic::Status;
 
 use crate::{
-    launch::{StartNews, StartRefused, failure::{Failure, chain}},
+    launch::{
+        StartNews, StartRefused,
+        failure::{Failure, chain},
+    },
     names::{NameError, ServerKey},
     policy::Refusal,
 };
@@ -44,14 +47,21 @@ pub fn key(key: Option<&v1::ServerKey>) -> Result<ServerKey, Status> {
 }
 
 pub fn failed(failure: Failure) -> v1::Failed {
-    v1::Failed { reason: failure.reason.into(), message: failure.message, hint: failure.hint, log_tail: failure.log_tail }
+    v1::Failed {
+        reason: failure.reason.into(),
+        message: failure.message,
+        hint: failure.hint,
+        log_tail: failure.log_tail,
+    }
 }
 
 pub fn progress(news: &StartNews) -> Option<v1::Progress> {
     match news {
-        StartNews::Progress { phase, percent, message } => {
-            Some(v1::Progress { phase: (*phase).into(), percent: *percent, message: message.clone() })
-        }
+        StartNews::Progress { phase, percent, message } => Some(v1::Progress {
+            phase: (*phase).into(),
+            percent: *percent,
+            message: message.clone(),
+        }),
         StartNews::Ready | StartNews::Failed(_) => None,
     }
 }

@@ -20,10 +20,12 @@ pub async fn connect(config: &Path) -> anyhow::Result<Channel> {
         let path = path.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(path).await?)) }
     });
-    endpoint
-        .connect_with_connector(connector)
-        .await
-        .with_context(|| format!("failed to reach the launcher at `{}`; is `adrastea serve` running?", socket.display()))
+    endpoint.connect_with_connector(connector).await.with_context(|| {
+        format!(
+            "failed to reach the launcher at `{}`; is `adrastea serve` running?",
+            socket.display()
+        )
+    })
 }
 
 pub async fn launcher(config: &Path) -> anyhow::Result<LauncherClient<Channel>> {

@@ -19,14 +19,29 @@ impl Server {
 }
 
 fn phase_name(phase: i32) -> String {
-    Phase::try_from(phase).unwrap_or_default().as_str_name().trim_start_matches("PHASE_").to_lowercase()
+    Phase::try_from(phase)
+        .unwrap_or_default()
+        .as_str_name()
+        .trim_start_matches("PHASE_")
+        .to_lowercase()
 }
 
 pub async fn list(config: &Path, all: bool) -> anyhow::Result<ExitCode> {
     let mut launcher = client::launcher(config).await?;
-    let answer = launcher.list(v1::ListRequest { hub: String::new() }).await.map_err(|status| client::said(&status))?.into_inner();
-    println!("{:<14} {:<10} {:<24} {:<12} {:<8} {:<16} {:<12}", "SANDBOX", "PHASE", "USER", "SERVER", "RUNTIME", "ADDRESS", "DISK UID");
-    for sandbox in answer.sandboxes.into_iter().filter(|sandbox| all || sandbox.phase != i32::from(Phase::Gone)) {
+    let answer = launcher
+        .list(v1::ListRequest { hub: String::new() })
+        .await
+        .map_err(|status| client::said(&status))?
+        .into_inner();
+    println!(
+        "{:<14} {:<10} {:<24} {:<12} {:<8} {:<16} {:<12}",
+        "SANDBOX", "PHASE", "USER", "SERVER", "RUNTIME", "ADDRESS", "DISK UID"
+    );
+    for sandbox in answer
+        .sandboxes
+        .into_iter()
+        .filter(|sandbox| all || sandbox.phase != i32::from(Phase::Gone))
+    {
         let key = sandbox.key.unwrap_or_default();
         println!(
             "{:<14} {:<10} {:<24} {:<12} {:<8} {:<16} {:<12} {}",
@@ -43,10 +58,16 @@ pub async fn list(config: &Path, all: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn logs(config: &Path, server: Server, follow: bool, tail_bytes: u64) -> anyhow::Result<ExitCode> {
+pub async fn logs(
+    config: &Path,
+    server: Server,
+    follow: bool,
+    tail_bytes: u64,
+) -> anyhow::Result<ExitCode> {
     let mut launcher = client::launcher(config).await?;
     let request = v1::LogsRequest { key: Some(server.key()), tail_bytes, follow };
-    let mut chunks = launcher.logs(request).await.map_err(|status| client::said(&status))?.into_inner();
+    let mut chunks =
+        launcher.logs(request).await.map_err(|status| client::said(&status))?.into_inner();
     let mut out = std::io::stdout().lock();
     while let Some(chunk) = chunks.message().await.map_err(|status| client::said(&status))? {
         out.write_all(&chunk.data)?;
@@ -55,31 +76,57 @@ pub async fn logs(config: &Path, server: Server, follow: bool, tail_bytes: u64) 
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn stop(config: &Path, server: OptionalServer, all: bool, grace: Option<f64>) -> anyhow::Result<ExitCode> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // bounded, and never negative
+pub async fn stop(
+    config: &Path,
+    server: OptionalServer,
+    all: bool,
+    grace: Option<f64>,
+) -> anyhow::Result<ExitCode> {
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    // bounded, and never negative
     let grace_ms = grace.map(|seconds| (seconds.clamp(0.0, 300.0) * 1000.0) as u32);
     if all {
-        let answer = client::admin(config).await?.stop_all(v1::StopAllRequest { grace_ms }).await.map_err(|status| client::said(&status))?;
+        let answer = client::admin(config)
+            .await?
+            .stop_all(v1::StopAllRequest { grace_ms })
+            .await
+            .map_err(|status| client::said(&status))?;
         println!("stopped {}", answer.into_inner().stopped);
         return Ok(ExitCode::SUCCESS);
     }
-    let key = v1::ServerKey { hub: server.hub, user: server.user.unwrap_or_default(), server: server.name };
+    let key = v1::ServerKey {
+        hub: server.hub,
+        user: server.user.unwrap_or_default(),
+        server: server.name,
+    };
     let request = v1::StopRequest { key: Some(key), grace_ms, generation: 0 };
-    let answer = client::launcher(config).await?.stop(request).await.map_err(|status| client::said(&status))?;
-    println!("{}", if answer.into_inner().stopped { "stopped" } else { "there was nothing to stop" });
+    let answer = client::launcher(config)
+        .await?
+        .stop(request)
+        .await
+        .map_err(|status| client::said(&status))?;
+    println!(
+        "{}",
+        if answer.into_inner().stopped { "stopped" } else { "there was nothing to stop" }
+    );
     Ok(ExitCode::SUCCESS)
 }
 
 pub async fn import(config: &Path, archive: &Path, reference: String) -> anyhow::Result<ExitCode> {
     let path = std::path::absolute(archive)?.display().to_string();
     let mut admin = client::admin(config).await?;
-    let mut events = admin.import_image(v1::ImportImageRequest { path, reference }).await.map_err(|status| client::said(&status))?.into_inner();
+    let mut events = admin
+        .import_image(v1::ImportImageRequest { path, reference })
+        .await
+        .map_err(|status| client::said(&status))?
+        .into_inner();
     let live = std::io::stderr().is_terminal();
     let mut last_step = String::new();
     while let Some(event) = events.message().await.map_err(|status| client::said(&status))? {
         match event.event {
             Some(import_image_event::Event::Progress(progress)) => {
-                let percent = (progress.done_bytes * 100).checked_div(progress.total_bytes).unwrap_or(0);
+                let percent =
+                    (progress.done_bytes * 100).checked_div(progress.total_bytes).unwrap_or(0);
                 if live {
                     eprint!("\r\x1b[K{} {percent} %", progress.step);
                 } else if last_step != progress.step {
@@ -91,7 +138,13 @@ pub async fn import(config: &Path, archive: &Path, reference: String) -> anyhow:
                 if live {
                     eprint!("\r\x1b[K");
                 }
-                println!("{} {} ({} layers, {})", image.reference, image.digest, image.layers, display_bytes(image.size_bytes));
+                println!(
+                    "{} {} ({} layers, {})",
+                    image.reference,
+                    image.digest,
+                    image.layers,
+                    display_bytes(image.size_bytes)
+                );
                 return Ok(ExitCode::SUCCESS);
             }
             None => {}
@@ -101,23 +154,50 @@ pub async fn import(config: &Path, archive: &Path, reference: String) -> anyhow:
 }
 
 pub async fn images(config: &Path) -> anyhow::Result<ExitCode> {
-    let answer = client::admin(config).await?.list_images(v1::ListImagesRequest {}).await.map_err(|status| client::said(&status))?;
+    let answer = client::admin(config)
+        .await?
+        .list_images(v1::ListImagesRequest {})
+        .await
+        .map_err(|status| client::said(&status))?;
     for image in answer.into_inner().images {
-        println!("{} {} ({} layers, {})", image.reference, image.digest, image.layers, display_bytes(image.size_bytes));
+        println!(
+            "{} {} ({} layers, {})",
+            image.reference,
+            image.digest,
+            image.layers,
+            display_bytes(image.size_bytes)
+        );
     }
     Ok(ExitCode::SUCCESS)
 }
 
 /// Runs attached and ends with the command's own exit code.
-pub async fn run(config: &Path, server: Server, profile: String, runtime: String, verbose: bool, command: Vec<String>) -> anyhow::Result<ExitCode> {
+pub async fn run(
+    config: &Path,
+    server: Server,
+    profile: String,
+    runtime: String,
+    verbose: bool,
+    command: Vec<String>,
+) -> anyhow::Result<ExitCode> {
     let mut key = server.key();
     if key.server.is_empty() {
         // Beside the user's own server, never instead of it.
         key.server = format!("run-{}", &uuid::Uuid::new_v4().simple().to_string()[..8]);
     }
-    let start = v1::StartRequest { request_id: uuid::Uuid::new_v4().to_string(), key: Some(key.clone()), profile, runtime, ..Default::default() };
+    let start = v1::StartRequest {
+        request_id: uuid::Uuid::new_v4().to_string(),
+        key: Some(key.clone()),
+        profile,
+        runtime,
+        ..Default::default()
+    };
     let mut admin = client::admin(config).await?;
-    let mut events = admin.run(v1::RunRequest { start: Some(start), command }).await.map_err(|status| client::said(&status))?.into_inner();
+    let mut events = admin
+        .run(v1::RunRequest { start: Some(start), command })
+        .await
+        .map_err(|status| client::said(&status))?
+        .into_inner();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());
     loop {
         let event = tokio::select! {
@@ -126,7 +206,9 @@ pub async fn run(config: &Path, server: Server, profile: String, runtime: String
             _ = &mut interrupted => return Ok(ExitCode::from(130)),
         };
         match event.event {
-            Some(run_event::Event::Progress(progress)) if verbose => eprintln!("adrastea: {}", progress.message),
+            Some(run_event::Event::Progress(progress)) if verbose => {
+                eprintln!("adrastea: {}", progress.message)
+            }
             Some(run_event::Event::Output(chunk)) => {
                 let mut out = std::io::stdout().lock();
                 out.write_all(&chunk.data)?;

@@ -9,7 +9,11 @@ use std::{path::PathBuf, process::ExitCode};
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "adrastea", version, about = "Starts JupyterHub user servers in sandboxes that untrusted users cannot leave")]
+#[command(
+    name = "adrastea",
+    version,
+    about = "Starts JupyterHub user servers in sandboxes that untrusted users cannot leave"
+)]
 struct Arguments {
     /// The configuration.
     #[arg(long, global = true, default_value = "/etc/adrastea/adrastea.toml", value_name = "FILE")]
@@ -125,7 +129,10 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         eprintln!("adrastea: {}", explain(&error));
-        if let Some(hint) = error.downcast_ref::<crate::config::ConfigError>().and_then(crate::config::ConfigError::hint) {
+        if let Some(hint) = error
+            .downcast_ref::<crate::config::ConfigError>()
+            .and_then(crate::config::ConfigError::hint)
+        {
             eprintln!("hint: {hint}");
         }
         ExitCode::FAILURE
@@ -143,15 +150,27 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Doctor => Ok(crate::doctor::print(config)),
         Command::CheckConfig => {
             let checked = crate::config::Config::load(config, false)?;
-            println!("{}: {} profiles, {} images, {} runtimes; no problem found", config.display(), checked.profiles.len(), checked.images.len(), checked.runtimes.len());
+            println!(
+                "{}: {} profiles, {} images, {} runtimes; no problem found",
+                config.display(),
+                checked.profiles.len(),
+                checked.images.len(),
+                checked.runtimes.len()
+            );
             Ok(ExitCode::SUCCESS)
         }
         Command::Ls { all } => commands::list(config, all).await,
-        Command::Logs { server, follow, tail } => commands::logs(config, server, follow, tail).await,
+        Command::Logs { server, follow, tail } => {
+            commands::logs(config, server, follow, tail).await
+        }
         Command::Stop { server, all, grace } => commands::stop(config, server, all, grace).await,
-        Command::Image(ImageCommand::Import { archive, reference }) => commands::import(config, &archive, reference).await,
+        Command::Image(ImageCommand::Import { archive, reference }) => {
+            commands::import(config, &archive, reference).await
+        }
         Command::Image(ImageCommand::Ls) => commands::images(config).await,
-        Command::Run { server, profile, runtime, verbose, command } => commands::run(config, server, profile, runtime, verbose, command).await,
+        Command::Run { server, profile, runtime, verbose, command } => {
+            commands::run(config, server, profile, runtime, verbose, command).await
+        }
         Command::Version => {
             println!("adrastea {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)

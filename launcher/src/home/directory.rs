@@ -1,7 +1,10 @@
 //! Homes as directories below one root-owned directory. No quota of their own:
 //! the file system's fullness is the limit.
 
-use std::{os::{fd::OwnedFd, unix::fs::MetadataExt as _}, path::Path};
+use std::{
+    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
+    path::Path,
+};
 
 use super::HomeDriver;
 use crate::host::{Attempt as _, HostError, directories};
@@ -15,7 +18,9 @@ impl HomeDriver for Directory {
 
     fn check(&self, root: &Path) -> Result<(), HostError> {
         let metadata = std::fs::symlink_metadata(root).attempt("open home root", root)?;
-        let refuse = |why: &str| Err(HostError::new("use home root", root, std::io::Error::other(why.to_owned())));
+        let refuse = |why: &str| {
+            Err(HostError::new("use home root", root, std::io::Error::other(why.to_owned())))
+        };
         if !metadata.is_dir() {
             return refuse("it is no directory");
         }
@@ -32,7 +37,13 @@ impl HomeDriver for Directory {
         Ok(homes.filter_map(|home| Some(home.ok()?.metadata().ok()?.uid())).max())
     }
 
-    fn open(&self, root: &Path, name_on_disk: &str, uid: u32, gid: u32) -> Result<OwnedFd, HostError> {
+    fn open(
+        &self,
+        root: &Path,
+        name_on_disk: &str,
+        uid: u32,
+        gid: u32,
+    ) -> Result<OwnedFd, HostError> {
         self.check(root)?;
         directories::make_owned(root, name_on_disk, uid, gid)
     }

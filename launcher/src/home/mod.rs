@@ -25,7 +25,13 @@ pub trait HomeDriver: Send + Sync {
     fn highest_owner(&self, root: &Path) -> Result<Option<u32>, HostError>;
 
     /// The owner's home, made if this is the first time. Safe against planted links.
-    fn open(&self, root: &Path, name_on_disk: &str, uid: u32, gid: u32) -> Result<OwnedFd, HostError>;
+    fn open(
+        &self,
+        root: &Path,
+        name_on_disk: &str,
+        uid: u32,
+        gid: u32,
+    ) -> Result<OwnedFd, HostError>;
 }
 
 /// The driver of that name.

@@ -43,7 +43,9 @@ impl Hierarchy {
             .into_iter()
             .flatten()
             .filter_map(|entry| entry.ok().map(|entry| entry.path()))
-            .filter(|path| path.is_dir() && !path.is_symlink() && path.join("cgroup.procs").exists())
+            .filter(|path| {
+                path.is_dir() && !path.is_symlink() && path.join("cgroup.procs").exists()
+            })
             .collect();
         controllers.sort();
         Self::V1(controllers)
@@ -60,7 +62,9 @@ impl Hierarchy {
     pub fn directories(&self, group: &str) -> Vec<PathBuf> {
         let relative = group.trim_start_matches('/');
         match self {
-            Self::V1(controllers) => controllers.iter().map(|controller| controller.join(relative)).collect(),
+            Self::V1(controllers) => {
+                controllers.iter().map(|controller| controller.join(relative)).collect()
+            }
             Self::V2(root) => vec![root.join(relative)],
         }
     }
@@ -71,8 +75,15 @@ impl Hierarchy {
             // A controller can be mounted together with another: `cpu,cpuacct`.
             Self::V1(controllers) => controllers
                 .iter()
-                .find(|path| path.file_name().is_some_and(|folder| folder.to_string_lossy().split(',').any(|part| part == name)))
-                .map_or_else(|| Path::new(ROOT).join(name).join(relative), |path| path.join(relative)),
+                .find(|path| {
+                    path.file_name().is_some_and(|folder| {
+                        folder.to_string_lossy().split(',').any(|part| part == name)
+                    })
+                })
+                .map_or_else(
+                    || Path::new(ROOT).join(name).join(relative),
+                    |path| path.join(relative),
+                ),
             Self::V2(root) => root.join(relative),
         }
     }
@@ -80,14 +91,22 @@ impl Hierarchy {
     pub fn memory(&self, group: &str) -> Result<Memory, HostError> {
         let folder = self.controller("memory", group);
         let (limit, used, events, key) = match self {
-            Self::V1(_) => ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control", "oom_kill "),
+            Self::V1(_) => (
+                "memory.limit_in_bytes",
+                "memory.usage_in_bytes",
+                "memory.oom_control",
+                "oom_kill ",
+            ),
             Self::V2(_) => ("memory.max", "memory.current", "memory.events", "oom_kill "),
         };
         let read = |file: &str| {
             let path = folder.join(file);
             fs::read_to_string(&path).attempt("read", &path)
         };
-        let kills = read(events)?.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok()).unwrap_or(0);
+        let kills = read(events)?
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+            .unwrap_or(0);
         Ok(Memory {
             limit_bytes: read(limit)?.trim().parse().ok(),
             used_bytes: read(used)?.trim().parse().unwrap_or(0),
@@ -111,12 +130,17 @@ impl Hierarchy {
             Self::V1(_) => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
             Self::V2(_) => {
                 let text = read("cpu.max")?;
-                let (quota, period) = text.trim().split_once(' ').unwrap_or((text.trim(), "100000"));
+                let (quota, period) =
+                    text.trim().split_once(' ').unwrap_or((text.trim(), "100000"));
                 (quota.to_owned(), period.to_owned())
             }
         };
-        let (quota, period) = (quota.trim().parse::<i64>().unwrap_or(-1), period.trim().parse::<i64>().unwrap_or(0));
-        Ok(u64::try_from(quota).ok().filter(|_| period > 0).map(|quota| quota * 1000 / period.unsigned_abs()))
+        let (quota, period) =
+            (quota.trim().parse::<i64>().unwrap_or(-1), period.trim().parse::<i64>().unwrap_or(0));
+        Ok(u64::try_from(quota)
+            .ok()
+            .filter(|_| period > 0)
+            .map(|quota| quota * 1000 / period.unsigned_abs()))
     }
 
     /// Makes the parent of an instance's sandboxes.
@@ -124,7 +148,9 @@ impl Hierarchy {
         for directory in self.directories(group) {
             // A cpuset is born empty in version 1; the OCI runtime copies it from the parent.
             match fs::create_dir(&directory) {
-                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(HostError::new("create", directory, error)),
+                Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                    return Err(HostError::new("create", directory, error));
+                }
                 _ => {}
             }
         }
@@ -139,7 +165,10 @@ impl Hierarchy {
             }
             for pid in processes(&directory) {
                 // The process may end by itself meanwhile; then there is nothing to do.
-                let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+                let _ = nix::sys::signal::kill(
+                    nix::unistd::Pid::from_raw(pid),
+                    nix::sys::signal::Signal::SIGKILL,
+                );
             }
         }
     }

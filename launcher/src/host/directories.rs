@@ -21,19 +21,34 @@ use super::{Attempt as _, HostError};
 
 /// Opens a directory by a path whose every part must be a real directory.
 pub fn open_trusted(path: &Path) -> Result<OwnedFd, HostError> {
-    nix::fcntl::open(path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY, Mode::empty()).attempt("open", path)
+    nix::fcntl::open(
+        path,
+        OFlag::O_DIRECTORY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW | OFlag::O_RDONLY,
+        Mode::empty(),
+    )
+    .attempt("open", path)
 }
 
 /// Opens `name` below `parent`: never through a link, never outside, never across a mount.
 pub fn open_below(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
-    let c_name = std::ffi::CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let c_name =
+        std::ffi::CString::new(name).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restriction.
     let mut how: libc::open_how = unsafe { std::mem::zeroed() };
     how.flags = u64::from((libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_RDONLY).unsigned_abs());
-    how.resolve = libc::RESOLVE_BENEATH | libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS | libc::RESOLVE_NO_XDEV;
+    how.resolve = libc::RESOLVE_BENEATH
+        | libc::RESOLVE_NO_SYMLINKS
+        | libc::RESOLVE_NO_MAGICLINKS
+        | libc::RESOLVE_NO_XDEV;
     // SAFETY: name and `how` live through the call, and the true size of `how` is passed.
     let result = unsafe {
-        libc::syscall(libc::SYS_openat2, parent.as_raw_fd(), c_name.as_ptr(), &raw const how, size_of::<libc::open_how>())
+        libc::syscall(
+            libc::SYS_openat2,
+            parent.as_raw_fd(),
+            c_name.as_ptr(),
+            &raw const how,
+            size_of::<libc::open_how>(),
+        )
     };
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -58,13 +73,23 @@ pub fn make_owned(parent: &Path, name: &str, uid: u32, gid: u32) -> Result<Owned
         Err(error) => return Err(HostError::new("create", path, error)),
     };
     let directory = open_below(parent_fd, name).attempt("open", &path)?;
-    let metadata = File::from(directory.try_clone().attempt("open", &path)?).metadata().attempt("read", &path)?;
-    let owner = (std::os::unix::fs::MetadataExt::uid(&metadata), std::os::unix::fs::MetadataExt::gid(&metadata));
+    let metadata = File::from(directory.try_clone().attempt("open", &path)?)
+        .metadata()
+        .attempt("read", &path)?;
+    let owner = (
+        std::os::unix::fs::MetadataExt::uid(&metadata),
+        std::os::unix::fs::MetadataExt::gid(&metadata),
+    );
     // Root's own means: made here before, and interrupted before it was given away.
     if created || owner == (0, 0) {
-        fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid))).attempt("give away", &path)?;
+        fchown(&directory, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))
+            .attempt("give away", &path)?;
     } else if owner != (uid, gid) {
-        return Err(HostError::new("adopt", path, io::Error::other(format!("it belongs to {}:{}, not to {uid}:{gid}", owner.0, owner.1))));
+        return Err(HostError::new(
+            "adopt",
+            path,
+            io::Error::other(format!("it belongs to {}:{}, not to {uid}:{gid}", owner.0, owner.1)),
+        ));
     }
     if metadata.permissions().mode() & 0o7777 != 0o700 {
         fchmod(&directory, Mode::from_bits_truncate(0o700)).attempt("set mode of", &path)?;
@@ -84,7 +109,12 @@ pub fn make_root_directory(path: &Path, mode: u32, gid: u32) -> Result<(), HostE
 pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), HostError> {
     let temporary = path.with_extension("new");
     let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
         file.set_permissions(fs::Permissions::from_mode(mode))?;
         file.write_all(content)?;
         file.sync_all()?;
@@ -95,8 +125,14 @@ pub fn write_atomically(path: &Path, content: &[u8], mode: u32) -> Result<(), Ho
 
 /// Changes the mode of a socket or file that was just made in a directory only root can write.
 pub fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<(), HostError> {
-    nix::unistd::fchownat(AT_FDCWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW)
-        .attempt("own", path)?;
+    nix::unistd::fchownat(
+        AT_FDCWD,
+        path,
+        Some(Uid::from_raw(uid)),
+        Some(Gid::from_raw(gid)),
+        nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+    )
+    .attempt("own", path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).attempt("set mode of", path)
 }
 
@@ -117,7 +153,10 @@ mod tests {
         assert!(make_owned(&homes, "u-1", 12345, 12345).is_err());
         let after = fs::metadata(&victim).unwrap();
         assert_eq!(before.permissions(), after.permissions());
-        assert_eq!(std::os::unix::fs::MetadataExt::uid(&before), std::os::unix::fs::MetadataExt::uid(&after));
+        assert_eq!(
+            std::os::unix::fs::MetadataExt::uid(&before),
+            std::os::unix::fs::MetadataExt::uid(&after)
+        );
         let folder = open_trusted(&homes).unwrap();
         for escape in ["..", "../victim", "/etc", "u-1"] {
             assert!(open_below(std::os::fd::AsFd::as_fd(&folder), escape).is_err(), "{escape}");

@@ -20,7 +20,8 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use super::{Attempt as _, HostError};
 
 fn c_string(path: &Path) -> io::Result<CString> {
-    CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
+    CString::new(path.as_os_str().as_bytes())
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))
 }
 
 fn checked(result: libc::c_long) -> io::Result<libc::c_long> {
@@ -35,14 +36,26 @@ fn owned_fd(result: io::Result<libc::c_long>) -> io::Result<OwnedFd> {
 
 /// A detached copy of the mount at `directory`, of that directory alone (open_tree(2), OPEN_TREE_CLONE).
 fn clone_tree(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let flags = libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs();
+    let flags =
+        libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs();
     // SAFETY: the descriptor is borrowed for the call and the path is a constant C string.
-    owned_fd(checked(unsafe { libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), c"".as_ptr(), flags) }))
+    owned_fd(checked(unsafe {
+        libc::syscall(libc::SYS_open_tree, directory.as_raw_fd(), c"".as_ptr(), flags)
+    }))
 }
 
 /// Sets attributes on a detached mount, and maps its ids if a user namespace is given.
-fn set_attributes(tree: BorrowedFd<'_>, set: u64, user_namespace: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
+fn set_attributes(
+    tree: BorrowedFd<'_>,
+    set: u64,
+    user_namespace: Option<BorrowedFd<'_>>,
+) -> io::Result<()> {
+    let mut attributes = libc::mount_attr {
+        attr_set: set,
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
     if let Some(namespace) = user_namespace {
         attributes.attr_set |= libc::MOUNT_ATTR_IDMAP;
         attributes.userns_fd = u64::from(namespace.as_raw_fd().unsigned_abs());
@@ -66,7 +79,14 @@ fn attach_at(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both descriptors are borrowed for the call and both paths are constant C strings.
     checked(unsafe {
-        libc::syscall(libc::SYS_move_mount, tree.as_raw_fd(), c"".as_ptr(), target.as_raw_fd(), c"".as_ptr(), flags)
+        libc::syscall(
+            libc::SYS_move_mount,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            target.as_raw_fd(),
+            c"".as_ptr(),
+            flags,
+        )
     })
     .map(|_| ())
 }
@@ -75,11 +95,15 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     let c_path = c_string(path)?;
     // SAFETY: `c_path` is a valid C string for the whole call.
     owned_fd(checked(libc::c_long::from(unsafe {
-        libc::open(c_path.as_ptr(), libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_NOFOLLOW)
+        libc::open(
+            c_path.as_ptr(),
+            libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC | libc::O_NOFOLLOW,
+        )
     })))
 }
 
-const LAYER_ATTRIBUTES: u64 = libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+const LAYER_ATTRIBUTES: u64 =
+    libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
 /// Runs `work` on a thread of its own that shares neither working directory nor
 /// anything set by `setns` with the rest of the process.
@@ -101,7 +125,11 @@ fn on_own_thread<T: Send>(work: impl FnOnce() -> io::Result<T> + Send) -> io::Re
 /// An overlay itself cannot be idmapped, its layers can. The options of an
 /// overlay end at one page: layers are mounted at `<base>/layers/0`, `1`, … and
 /// named relative to that directory, so that dozens of layers fit.
-pub fn mount_rootfs(base: &Path, layers: &[PathBuf], user_namespace: &Path) -> Result<PathBuf, HostError> {
+pub fn mount_rootfs(
+    base: &Path,
+    layers: &[PathBuf],
+    user_namespace: &Path,
+) -> Result<PathBuf, HostError> {
     let rootfs = base.join("rootfs");
     let folder = base.join("layers");
     for directory in [&rootfs, &folder] {
@@ -174,7 +202,8 @@ pub fn unmount_rootfs(base: &Path) -> Result<(), HostError> {
 /// `target` is resolved inside that namespace without following any link.
 pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result<(), HostError> {
     let tree = clone_tree(directory).attempt("clone mount for", target)?;
-    set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, None).attempt("set attributes for", target)?;
+    set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, None)
+        .attempt("set attributes for", target)?;
     let namespace_path = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
     let namespace = File::open(&namespace_path).attempt("open", &namespace_path)?;
     let c_target = c_string(target).attempt("name", target)?;
@@ -186,7 +215,13 @@ pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result
         how.resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
         // SAFETY: `c_target` and `how` live through the call, and the true size of `how` is passed.
         let mount_point = owned_fd(checked(unsafe {
-            libc::syscall(libc::SYS_openat2, libc::AT_FDCWD, c_target.as_ptr(), &raw const how, size_of::<libc::open_how>())
+            libc::syscall(
+                libc::SYS_openat2,
+                libc::AT_FDCWD,
+                c_target.as_ptr(),
+                &raw const how,
+                size_of::<libc::open_how>(),
+            )
         }))?;
         attach_at(tree.as_fd(), mount_point.as_fd())
     })
@@ -196,16 +231,22 @@ pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result
 /// Makes `path` a private mount of its own, so that nothing mounted below it
 /// spreads to other namespaces.
 pub fn make_private(path: &Path) -> Result<(), HostError> {
-    let is_mounted = mount_points().attempt("read", "/proc/self/mountinfo")?.iter().any(|point| point == path);
+    let is_mounted =
+        mount_points().attempt("read", "/proc/self/mountinfo")?.iter().any(|point| point == path);
     if !is_mounted {
-        mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>).attempt("bind", path)?;
+        mount(Some(path), path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+            .attempt("bind", path)?;
     }
-    mount(None::<&str>, path, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>).attempt("make private", path)
+    mount(None::<&str>, path, None::<&str>, MsFlags::MS_PRIVATE, None::<&str>)
+        .attempt("make private", path)
 }
 
 /// Every mount point of this process.
 pub fn mount_points() -> io::Result<Vec<PathBuf>> {
-    Ok(parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo")?).into_iter().map(|mount| mount.point).collect())
+    Ok(parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo")?)
+        .into_iter()
+        .map(|mount| mount.point)
+        .collect())
 }
 
 /// One line of `/proc/PID/mountinfo` (proc_pid_mountinfo(5)).

@@ -1,6 +1,9 @@
 //! What the kernel says of a process, from outside (proc(5)). Reads only.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use super::{Attempt as _, HostError};
 
@@ -22,7 +25,9 @@ pub fn status(pid: u32) -> Result<ProcessStatus, HostError> {
 }
 
 fn parse_status(text: &str) -> ProcessStatus {
-    let numbers = |value: &str| value.split_whitespace().filter_map(|number| number.parse().ok()).collect::<Vec<u32>>();
+    let numbers = |value: &str| {
+        value.split_whitespace().filter_map(|number| number.parse().ok()).collect::<Vec<u32>>()
+    };
     // A set that cannot be read counts as full.
     let set = |value: &str| u64::from_str_radix(value.trim(), 16).unwrap_or(u64::MAX);
     let mut status = ProcessStatus { capabilities: [u64::MAX; 5], ..ProcessStatus::default() };
@@ -59,7 +64,9 @@ pub fn namespace(pid: u32, kind: &str) -> Result<u64, HostError> {
 
 /// The inode of a namespace behind a path: `/proc/…/ns/…` or a pinned file.
 pub fn namespace_at(path: &Path) -> Result<u64, HostError> {
-    fs::metadata(path).map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata)).attempt("read", path)
+    fs::metadata(path)
+        .map(|metadata| std::os::unix::fs::MetadataExt::ino(&metadata))
+        .attempt("read", path)
 }
 
 /// The executable files that the descriptors of a process lead to: what it holds open.
@@ -68,7 +75,9 @@ pub fn open_descriptors(pid: u32) -> Result<Vec<(u32, String)>, HostError> {
     let mut descriptors = Vec::new();
     for entry in fs::read_dir(&folder).attempt("read", &folder)? {
         let entry = entry.attempt("read", &folder)?;
-        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         let target = match fs::read_link(entry.path()) {
             Ok(target) => target.display().to_string(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => continue,

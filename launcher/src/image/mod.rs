@@ -37,11 +37,20 @@ impl Skeleton<'_> {
     pub fn ensure(&self, parent: &Path) -> Result<PathBuf, HostError> {
         let init = fs::read(self.init).attempt("read", self.init)?;
         let mut hash = Sha256::new();
-        for part in [self.home.as_os_str().as_encoded_bytes(), self.resolv_conf.as_bytes(), HOSTS.as_bytes(), &init] {
+        for part in [
+            self.home.as_os_str().as_encoded_bytes(),
+            self.resolv_conf.as_bytes(),
+            HOSTS.as_bytes(),
+            &init,
+        ] {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        let name = hash.finalize().iter().take(8).fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+        let name = hash
+            .finalize()
+            .iter()
+            .take(8)
+            .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
         let directory = parent.join(&name);
         if directory.is_dir() {
             return Ok(directory);
@@ -61,7 +70,13 @@ impl Skeleton<'_> {
     }
 
     fn build(&self, base: &Path, init: &[u8]) -> std::io::Result<()> {
-        let make = |path: &Path| fs::DirBuilder::new().recursive(true).mode(0o755).create(path).and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)));
+        let make = |path: &Path| {
+            fs::DirBuilder::new()
+                .recursive(true)
+                .mode(0o755)
+                .create(path)
+                .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o755)))
+        };
         make(base)?;
         for name in MOUNT_POINTS {
             make(&base.join(name))?;
@@ -91,11 +106,18 @@ pub fn resolv_conf(resolvers: &[std::net::Ipv4Addr]) -> String {
     if resolvers.is_empty() {
         return "# This sandbox may not resolve names.\n".into();
     }
-    resolvers.iter().fold(String::from("options timeout:2 attempts:2\n"), |text, resolver| text + &format!("nameserver {resolver}\n"))
+    resolvers.iter().fold(String::from("options timeout:2 attempts:2\n"), |text, resolver| {
+        text + &format!("nameserver {resolver}\n")
+    })
 }
 
 /// Mounts the sandbox's root: skeleton over the image's layers, ids mapped by its user namespace.
-pub fn mount(base: &Path, skeleton: &Path, layers: &[PathBuf], user_namespace: &Path) -> Result<PathBuf, HostError> {
+pub fn mount(
+    base: &Path,
+    skeleton: &Path,
+    layers: &[PathBuf],
+    user_namespace: &Path,
+) -> Result<PathBuf, HostError> {
     let mut all = Vec::with_capacity(layers.len() + 1);
     all.push(skeleton.to_owned());
     all.extend_from_slice(layers);
@@ -117,7 +139,10 @@ mod tests {
         let first = skeleton.ensure(directory.path()).unwrap();
         assert_eq!(first, skeleton.ensure(directory.path()).unwrap());
         assert!(first.join("home/jovyan").is_dir());
-        assert_eq!(fs::metadata(first.join(".adrastea/init")).unwrap().permissions().mode() & 0o7777, 0o555);
+        assert_eq!(
+            fs::metadata(first.join(".adrastea/init")).unwrap().permissions().mode() & 0o7777,
+            0o555
+        );
         let other = Skeleton { resolv_conf: "b\n", ..skeleton }.ensure(directory.path()).unwrap();
         assert_ne!(first, other);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);

@@ -37,7 +37,10 @@ pub struct Channel {
 impl Channel {
     /// Waits for exactly this line.
     pub async fn expect(&mut self, line: &str, within: Duration) -> Result<(), ChannelError> {
-        let said = timeout(within, self.line()).await.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
+        let said = timeout(within, self.line())
+            .await
+            .map_err(|_| ChannelError::Silent(within))?
+            .map_err(ChannelError::Broken)?;
         if said == line { Ok(()) } else { Err(ChannelError::Unexpected(said)) }
     }
 
@@ -50,7 +53,9 @@ impl Channel {
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(_) if byte[0] == b'\n' => break,
                 Ok(_) => line.push(byte[0]),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.receiver.readable().await?,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.receiver.readable().await?
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -58,7 +63,11 @@ impl Channel {
     }
 
     /// Hands the claim over and gives the log's end of the channel back.
-    pub async fn claim(mut self, claim: &Claim, within: Duration) -> Result<pipe::Receiver, ChannelError> {
+    pub async fn claim(
+        mut self,
+        claim: &Claim,
+        within: Duration,
+    ) -> Result<pipe::Receiver, ChannelError> {
         let mut message = claim::encode(claim).map_err(|_| ChannelError::TooLarge)?;
         let written = timeout(within, self.sender.write_all(&message)).await;
         // The token was in it.

@@ -2,7 +2,10 @@
 //! run; then the sandbox is claimed for its user: home, egress, and over the
 //! channel environment, secrets and arguments.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use adrastea_init::claim::Claim;
 use adrastea_proto::v1::{FailureReason, Phase};
@@ -15,7 +18,11 @@ const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 /// A sandbox whose walls were seen to stand. Only [`prove`] makes one.
 pub struct Proved(Prepared);
 
-pub async fn prove(launcher: &Arc<Launcher>, entry: &Arc<Entry>, prepared: Prepared) -> Result<Proved, Failure> {
+pub async fn prove(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    prepared: Prepared,
+) -> Result<Proved, Failure> {
     entry.progress(Phase::Proving, 40, "Checking the sandbox's walls");
     let since = Instant::now();
     launcher.ground.prove(&entry.sandbox, prepared.pid).await?;
@@ -27,7 +34,12 @@ pub async fn prove(launcher: &Arc<Launcher>, entry: &Arc<Entry>, prepared: Prepa
 /// A sandbox that belongs to its user and whose server was told to start.
 pub struct Claimed(());
 
-pub async fn claim(launcher: &Arc<Launcher>, entry: &Arc<Entry>, proved: Proved, decision: &Decision) -> Result<Claimed, Failure> {
+pub async fn claim(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    proved: Proved,
+    decision: &Decision,
+) -> Result<Claimed, Failure> {
     let Prepared { pid, channel, image } = proved.0;
     let sandbox = &entry.sandbox;
     entry.progress(Phase::Claiming, 50, "Attaching your home");
@@ -45,7 +57,11 @@ pub async fn claim(launcher: &Arc<Launcher>, entry: &Arc<Entry>, proved: Proved,
 
     let since = Instant::now();
     // The image's ENV first: what the profile and the hub say wins.
-    let mut environment = image.environment.into_iter().filter(|(name, _)| !name.starts_with("LD_")).collect::<std::collections::BTreeMap<_, _>>();
+    let mut environment = image
+        .environment
+        .into_iter()
+        .filter(|(name, _)| !name.starts_with("LD_"))
+        .collect::<std::collections::BTreeMap<_, _>>();
     environment.extend(decision.environment.clone());
     let claim = Claim {
         arguments: decision.command.clone(),
@@ -53,7 +69,11 @@ pub async fn claim(launcher: &Arc<Launcher>, entry: &Arc<Entry>, proved: Proved,
         directory: sandbox.home_inside().to_owned(),
     };
     let receiver = channel.claim(&claim, CLAIM_PATIENCE).await.map_err(|error| {
-        Failure::caused_by(FailureReason::Internal, &error, "the sandbox was removed; start the server again")
+        Failure::caused_by(
+            FailureReason::Internal,
+            &error,
+            "the sandbox was removed; start the server again",
+        )
     })?;
     failpoint::hit("claim", "done");
     entry.took("claim", since);

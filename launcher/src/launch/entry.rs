@@ -54,7 +54,12 @@ pub struct Entry {
 }
 
 impl Entry {
-    pub fn new(sandbox: Sandbox, port: u16, phase: Phase, feed: broadcast::Sender<v1::Sandbox>) -> Self {
+    pub fn new(
+        sandbox: Sandbox,
+        port: u16,
+        phase: Phase,
+        feed: broadcast::Sender<v1::Sandbox>,
+    ) -> Self {
         let log = Log::new(sandbox.log.clone(), sandbox.record.facts.log_bytes);
         let exit = sandbox.record.exit.clone();
         // Whoever repeats the request of a sandbox that was found gets an answer too.

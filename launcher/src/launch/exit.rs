@@ -11,7 +11,12 @@ use crate::{
 
 /// The cause of an end. A wish to stop outranks the signal it sent; the kernel's
 /// count of memory kills outranks the SIGKILL it used.
-pub fn describe(status: ExitStatus, memory_kills: u64, wish: Option<&StopWish>, facts: &Facts) -> ExitRecord {
+pub fn describe(
+    status: ExitStatus,
+    memory_kills: u64,
+    wish: Option<&StopWish>,
+    facts: &Facts,
+) -> ExitRecord {
     let code = i32::try_from(status.code).unwrap_or(i32::MAX);
     let signal = if (129..=192).contains(&code) { code - 128 } else { 0 };
     let (cause, message) = if let Some(wish) = wish {
@@ -19,7 +24,10 @@ pub fn describe(status: ExitStatus, memory_kills: u64, wish: Option<&StopWish>, 
     } else if !status.known {
         (ExitCause::Lost, "it ended while nobody watched; its exit code is lost".into())
     } else if memory_kills > 0 && signal == libc::SIGKILL {
-        (ExitCause::OutOfMemory, format!("out of memory: its limit is {}", display_bytes(facts.memory_bytes)))
+        (
+            ExitCause::OutOfMemory,
+            format!("out of memory: its limit is {}", display_bytes(facts.memory_bytes)),
+        )
     } else if signal > 0 {
         (ExitCause::Signaled, format!("ended by signal {signal}{}", signal_name(signal)))
     } else {
@@ -46,11 +54,15 @@ pub fn as_failure(exit: &ExitRecord) -> Failure {
         Ok(ExitCause::FailedStart) => FailureReason::Internal,
         _ => FailureReason::ServerExited,
     };
-    Failure { log_tail: exit.log_tail.clone(), ..Failure::new(reason, exit.message.clone(), "start the server again") }
+    Failure {
+        log_tail: exit.log_tail.clone(),
+        ..Failure::new(reason, exit.message.clone(), "start the server again")
+    }
 }
 
 fn signal_name(signal: i32) -> String {
-    nix::sys::signal::Signal::try_from(signal).map_or_else(|_| String::new(), |signal| format!(" ({signal})"))
+    nix::sys::signal::Signal::try_from(signal)
+        .map_or_else(|_| String::new(), |signal| format!(" ({signal})"))
 }
 
 #[cfg(test)]
@@ -69,7 +81,10 @@ mod tests {
     fn causes_are_told_apart() {
         assert_eq!(cause(3, true, 0, false), (ExitCause::Exited, "ended with exit code 3".into()));
         assert_eq!(cause(137, true, 1, false).0, ExitCause::OutOfMemory);
-        assert_eq!(cause(137, true, 0, false), (ExitCause::Signaled, "ended by signal 9 (SIGKILL)".into()));
+        assert_eq!(
+            cause(137, true, 0, false),
+            (ExitCause::Signaled, "ended by signal 9 (SIGKILL)".into())
+        );
         // A kernel of the user's was killed earlier, but the server itself ended on its own.
         assert_eq!(cause(0, true, 4, false).0, ExitCause::Exited);
         assert_eq!(cause(143, true, 0, true), (ExitCause::Stopped, "stopped by the hub".into()));

@@ -36,7 +36,11 @@ impl Failure {
         Self { reason, message: message.into(), hint: hint.into(), log_tail: String::new() }
     }
 
-    pub fn caused_by(reason: FailureReason, error: &dyn std::error::Error, hint: impl Into<String>) -> Self {
+    pub fn caused_by(
+        reason: FailureReason,
+        error: &dyn std::error::Error,
+        hint: impl Into<String>,
+    ) -> Self {
         Self::new(reason, chain(error), hint)
     }
 
@@ -48,7 +52,9 @@ impl Failure {
 impl From<HostError> for Failure {
     fn from(error: HostError) -> Self {
         let hint = match error.source.raw_os_error() {
-            Some(libc::ENOSPC) => "the disk is full: make room in the launcher's state and run directories",
+            Some(libc::ENOSPC) => {
+                "the disk is full: make room in the launcher's state and run directories"
+            }
             Some(libc::EMFILE | libc::ENFILE) => "raise the launcher's limit of open files",
             _ => "run `adrastea doctor` on the node",
         };
@@ -59,8 +65,16 @@ impl From<HostError> for Failure {
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Exhausted { .. } => Self::caused_by(FailureReason::Capacity, &error, "stop servers that nobody uses, or try again later"),
-            _ => Self::caused_by(FailureReason::Internal, &error, "look at the launcher's log and the disk of its state directory"),
+            StoreError::Exhausted { .. } => Self::caused_by(
+                FailureReason::Capacity,
+                &error,
+                "stop servers that nobody uses, or try again later",
+            ),
+            _ => Self::caused_by(
+                FailureReason::Internal,
+                &error,
+                "look at the launcher's log and the disk of its state directory",
+            ),
         }
     }
 }
@@ -68,14 +82,21 @@ impl From<StoreError> for Failure {
 impl From<EngineError> for Failure {
     fn from(error: EngineError) -> Self {
         let (reason, hint) = match &error {
-            EngineError::Unavailable { .. } => {
-                (FailureReason::EngineUnavailable, "containerd is down or does not answer; running servers are not touched, try again in a moment")
+            EngineError::Unavailable { .. } => (
+                FailureReason::EngineUnavailable,
+                "containerd is down or does not answer; running servers are not touched, try again in a moment",
+            ),
+            EngineError::ImageMissing { .. } => (
+                FailureReason::ImageMissing,
+                "an administrator can import it with `adrastea image import`",
+            ),
+            EngineError::Timeout { .. } => (
+                FailureReason::EngineUnavailable,
+                "containerd is too slow; look at the node's load and disk",
+            ),
+            EngineError::Failed { .. } | EngineError::BadArchive { .. } => {
+                (FailureReason::Internal, "look at containerd's log on the node")
             }
-            EngineError::ImageMissing { .. } => {
-                (FailureReason::ImageMissing, "an administrator can import it with `adrastea image import`")
-            }
-            EngineError::Timeout { .. } => (FailureReason::EngineUnavailable, "containerd is too slow; look at the node's load and disk"),
-            EngineError::Failed { .. } | EngineError::BadArchive { .. } => (FailureReason::Internal, "look at containerd's log on the node"),
         };
         Self::caused_by(reason, &error, hint)
     }

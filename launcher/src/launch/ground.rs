@@ -15,7 +15,8 @@ use crate::store::Step;
 #[async_trait]
 pub trait Ground: Send + Sync {
     /// Does one journalled step. [`Step::Container`] is the engine's and never comes here.
-    async fn make(&self, step: Step, sandbox: &Sandbox, image: &EngineImage) -> Result<(), Failure>;
+    async fn make(&self, step: Step, sandbox: &Sandbox, image: &EngineImage)
+    -> Result<(), Failure>;
 
     /// Undoes one step; what is absent is undone.
     async fn unmake(&self, step: Step, sandbox: &Sandbox) -> Result<(), Failure>;

@@ -62,7 +62,11 @@ pub async fn keep(launcher: Arc<Launcher>, entry: Arc<Entry>, origin: Origin) {
     entry.gone(exit);
 }
 
-async fn start(launcher: &Arc<Launcher>, entry: &Arc<Entry>, decision: &Decision) -> Result<(), Failure> {
+async fn start(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    decision: &Decision,
+) -> Result<(), Failure> {
     entry.progress(Phase::Queued, 0, "Waiting for a place");
     let _place = tokio::select! {
         place = launcher.places.acquire() => place.map_err(|_| Failure::cancelled())?,
@@ -121,14 +125,23 @@ async fn stop(launcher: &Arc<Launcher>, entry: &Arc<Entry>, grace: Duration) -> 
     }
 }
 
-fn describe(launcher: &Arc<Launcher>, entry: &Arc<Entry>, status: ExitStatus, wish: Option<&StopWish>) -> ExitRecord {
+fn describe(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    status: ExitStatus,
+    wish: Option<&StopWish>,
+) -> ExitRecord {
     let kills = launcher.ground.memory_kills(&entry.sandbox);
     exit::describe(status, kills, wish, &entry.sandbox.record.facts)
 }
 
 /// Undoes every journalled step, newest first, and gives the leases back if
 /// nothing is left. What could not be undone stays journalled for the next sweep.
-async fn tear_down(launcher: &Arc<Launcher>, entry: &Arc<Entry>, mut exit: ExitRecord) -> ExitRecord {
+async fn tear_down(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    mut exit: ExitRecord,
+) -> ExitRecord {
     let sandbox = &entry.sandbox;
     let id = sandbox.id();
     let steps = launcher.store.steps(id).unwrap_or_else(|error| {
@@ -153,13 +166,17 @@ async fn tear_down(launcher: &Arc<Launcher>, entry: &Arc<Entry>, mut exit: ExitR
             _ => launcher.ground.unmake(step, sandbox).await,
         };
         failpoint::hit(step.name(), "undone");
-        let crossed_out = undone.and_then(|()| launcher.store.cross_out(id, step).map_err(Failure::from));
+        let crossed_out =
+            undone.and_then(|()| launcher.store.cross_out(id, step).map_err(Failure::from));
         if let Err(failure) = crossed_out {
             left = true;
             tracing::error!(sandbox = %id, step = step.name(), message = failure.message, "failed to undo a step; the next sweep tries again");
         }
     }
-    let recorded = launcher.store.record_exit(id, &exit).and_then(|()| if left { Ok(()) } else { launcher.store.give_back(id) });
+    let recorded = launcher
+        .store
+        .record_exit(id, &exit)
+        .and_then(|()| if left { Ok(()) } else { launcher.store.give_back(id) });
     if let Err(error) = recorded {
         tracing::error!(sandbox = %id, error = chain(&error), "failed to record the end");
     }

@@ -51,7 +51,8 @@ impl Log {
         let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
         let older = length(&Self::older_path(&path));
         let end = older + length(&path);
-        let inner = Inner { current: None, older: 0, newer: older, end, taps: Vec::new(), closed: false };
+        let inner =
+            Inner { current: None, older: 0, newer: older, end, taps: Vec::new(), closed: false };
         Self { path, half: (capacity / 2).max(4096), inner: Mutex::new(inner) }
     }
 
@@ -64,12 +65,15 @@ impl Log {
         for piece in data.chunks(usize::try_from(self.half).unwrap_or(usize::MAX)) {
             if inner.end - inner.newer + piece.len() as u64 > self.half {
                 inner.current = None;
-                fs::rename(&self.path, Self::older_path(&self.path)).or_else(|error| tolerate_absence(Err(error)))?;
+                fs::rename(&self.path, Self::older_path(&self.path))
+                    .or_else(|error| tolerate_absence(Err(error)))?;
                 inner.older = inner.newer;
                 inner.newer = inner.end;
             }
             if inner.current.is_none() {
-                inner.current = Some(OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?);
+                inner.current = Some(
+                    OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?,
+                );
             }
             if let Some(file) = &mut inner.current {
                 file.write_all(piece)?;
@@ -101,7 +105,11 @@ impl Log {
         let taps = self.inner.lock().unwrap_or_else(PoisonError::into_inner).taps.clone();
         for tap in taps {
             if !matches!(timeout(FOLLOWER_PATIENCE, tap.send(data.to_vec())).await, Ok(Ok(()))) {
-                self.inner.lock().unwrap_or_else(PoisonError::into_inner).taps.retain(|present| !present.same_channel(&tap));
+                self.inner
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .taps
+                    .retain(|present| !present.same_channel(&tap));
             }
         }
     }
@@ -110,7 +118,9 @@ impl Log {
     fn read(&self, inner: &Inner, from: u64) -> io::Result<Vec<u8>> {
         let from = from.clamp(inner.older, inner.end);
         let mut data = Vec::new();
-        for (path, first) in [(Self::older_path(&self.path), inner.older), (self.path.clone(), inner.newer)] {
+        for (path, first) in
+            [(Self::older_path(&self.path), inner.older), (self.path.clone(), inner.newer)]
+        {
             let mut file = match File::open(&path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -193,7 +203,10 @@ mod tests {
         for line in 0..10_000 {
             log.append(format!("line {line}\n").as_bytes()).unwrap();
         }
-        let size: u64 = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+        let size: u64 = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().metadata().unwrap().len())
+            .sum();
         assert!(size <= 16 << 10, "{size}");
         assert!(log.tail(100).ends_with("line 9999\n"));
         assert_eq!(log.tail(100).len(), 100);

@@ -94,7 +94,9 @@ struct Pump {
 pub enum StartRefused {
     #[error("request `{0}` was used before with other content")]
     RequestReused(String),
-    #[error("user `{user}` has {count} servers of profile `{profile}` (rule profiles.{profile}.limits.servers_per_user)")]
+    #[error(
+        "user `{user}` has {count} servers of profile `{profile}` (rule profiles.{profile}.limits.servers_per_user)"
+    )]
     TooManyServers { user: String, profile: String, count: u32 },
     #[error("this node has {0} sandboxes (rule limits.sandboxes)")]
     NodeFull(u32),
@@ -134,11 +136,15 @@ impl Launcher {
             let in_the_way = {
                 let mut registry = lock(&self.registry);
                 match registry.get(&decision.key) {
-                    Some(entry) if entry.sandbox.record.request_id == decision.request_id.as_str() => {
+                    Some(entry)
+                        if entry.sandbox.record.request_id == decision.request_id.as_str() =>
+                    {
                         return if entry.sandbox.record.request_hash == hash {
                             Ok(Arc::clone(entry))
                         } else {
-                            Err(StartRefused::RequestReused(decision.request_id.as_str().to_owned()))
+                            Err(StartRefused::RequestReused(
+                                decision.request_id.as_str().to_owned(),
+                            ))
                         };
                     }
                     Some(entry) if !entry.is_gone() => Arc::clone(entry),
@@ -146,7 +152,10 @@ impl Launcher {
                 }
             };
             // The hub starts anew what it believes to be gone: the older one is fenced off first.
-            in_the_way.wish_to_stop(StopWish { grace: Duration::from_secs(self.config.limits.stop_grace), why: "replaced by a newer start".into() });
+            in_the_way.wish_to_stop(StopWish {
+                grace: Duration::from_secs(self.config.limits.stop_grace),
+                why: "replaced by a newer start".into(),
+            });
             in_the_way.wait_gone().await;
         }
     }
@@ -165,18 +174,26 @@ impl Launcher {
         for entry in live {
             all += 1;
             let record = &entry.sandbox.record;
-            if record.key.owner() == decision.key.owner() && record.facts.profile == decision.profile {
+            if record.key.owner() == decision.key.owner()
+                && record.facts.profile == decision.profile
+            {
                 of_user += 1;
             }
         }
         if of_user >= decision.servers_per_user {
-            return Err(StartRefused::TooManyServers { user: decision.key.user.as_str().to_owned(), profile: decision.profile, count: of_user });
+            return Err(StartRefused::TooManyServers {
+                user: decision.key.user.as_str().to_owned(),
+                profile: decision.profile,
+                count: of_user,
+            });
         }
         if all >= self.config.limits.sandboxes {
             return Err(StartRefused::NodeFull(all));
         }
         let ids = &self.config.identity;
-        let identity = self.store.disk_identity(&decision.key.owner(), ids.first_disk_id..=ids.last_disk_id)?;
+        let identity = self
+            .store
+            .disk_identity(&decision.key.owner(), ids.first_disk_id..=ids.last_disk_id)?;
         let record = self.store.record_sandbox(
             &NewSandbox {
                 id: new_id(),
@@ -190,12 +207,21 @@ impl Launcher {
         let address = (self.address)(&self.config, record.address_index);
         let sandbox = Sandbox::new(record, address, &self.layout);
         tracing::info!(sandbox = %sandbox.id(), key = %decision.key, ?decision, "starting");
-        let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, Phase::Queued, self.feed.clone()));
+        let entry = Arc::new(Entry::new(
+            sandbox,
+            self.config.network.server_port,
+            Phase::Queued,
+            self.feed.clone(),
+        ));
         forget_oldest_gone(registry);
         registry.insert(decision.key.clone(), Arc::clone(&entry));
         // Nobody watching is fine.
         let _ = self.feed.send(entry.describe());
-        tokio::spawn(keeper::keep(Arc::clone(self), Arc::clone(&entry), Origin::New(Box::new(decision))));
+        tokio::spawn(keeper::keep(
+            Arc::clone(self),
+            Arc::clone(&entry),
+            Origin::New(Box::new(decision)),
+        ));
         Ok(entry)
     }
 
@@ -218,8 +244,11 @@ impl Launcher {
 
     /// The servers of one hub, or of all.
     pub fn list(&self, hub: Option<&str>) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> =
-            lock(&self.registry).values().filter(|entry| hub.is_none_or(|hub| entry.sandbox.record.key.hub == hub)).cloned().collect();
+        let mut entries: Vec<_> = lock(&self.registry)
+            .values()
+            .filter(|entry| hub.is_none_or(|hub| entry.sandbox.record.key.hub == hub))
+            .cloned()
+            .collect();
         entries.sort_by(|first, second| first.sandbox.record.key.cmp(&second.sandbox.record.key));
         entries
     }
@@ -312,8 +341,11 @@ impl Launcher {
 /// The answer to "what happened?" is kept for the last thousand servers.
 fn forget_oldest_gone(registry: &mut HashMap<ServerKey, Arc<Entry>>) {
     const KEPT: usize = 1000;
-    let mut gone: Vec<_> =
-        registry.iter().filter(|(_, entry)| entry.is_gone()).map(|(key, entry)| (entry.sandbox.record.facts.started_at, key.clone())).collect();
+    let mut gone: Vec<_> = registry
+        .iter()
+        .filter(|(_, entry)| entry.is_gone())
+        .map(|(key, entry)| (entry.sandbox.record.facts.started_at, key.clone()))
+        .collect();
     if gone.len() > KEPT {
         gone.sort();
         for (_, key) in gone.drain(..gone_surplus(gone.len(), KEPT)) {
@@ -343,7 +375,8 @@ fn request_hash(decision: &Decision) -> [u8; 32] {
         hash.update(bytes);
     };
     part(decision.key.to_string().as_bytes());
-    for text in [&decision.profile, &decision.runtime, &decision.image.digest, &decision.ready_path] {
+    for text in [&decision.profile, &decision.runtime, &decision.image.digest, &decision.ready_path]
+    {
         part(text.as_bytes());
     }
     for number in [decision.memory_bytes, decision.cpu_millis, decision.command.len() as u64] {

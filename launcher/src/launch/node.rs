@@ -27,7 +27,10 @@ use super::{
 };
 use crate::{
     home::HomeDriver,
-    host::{Attempt as _, HostError, cgroups::Hierarchy, directories, fifo, mounts, namespaces, processes, tolerate_absence},
+    host::{
+        Attempt as _, HostError, cgroups::Hierarchy, directories, fifo, mounts, namespaces,
+        processes, tolerate_absence,
+    },
     image::{self, Skeleton},
     network::{
         Attachment, Gate, Live, Network, NetworkError,
@@ -64,7 +67,11 @@ fn attachment(sandbox: &Sandbox) -> Attachment {
 
 impl From<NetworkError> for Failure {
     fn from(error: NetworkError) -> Self {
-        let reason = if matches!(error, NetworkError::Wall { .. }) { FailureReason::Proof } else { FailureReason::Network };
+        let reason = if matches!(error, NetworkError::Wall { .. }) {
+            FailureReason::Proof
+        } else {
+            FailureReason::Network
+        };
         Self::caused_by(reason, &error, error.hint().unwrap_or("run `adrastea doctor` on the node"))
     }
 }
@@ -73,7 +80,9 @@ impl NodeGround {
     async fn detach(&self, id: &SandboxId) -> Result<(), Failure> {
         self.attached.lock().await.remove(id);
         let detached = self.network.detach(id).await;
-        detached.map_err(|errors| errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from))
+        detached.map_err(|errors| {
+            errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from)
+        })
     }
 
     /// Puts the instance's tables back if somebody changed or removed them, with
@@ -103,7 +112,8 @@ impl NodeGround {
         if let Some(known) = skeletons.get(&key).filter(|path| path.is_dir()) {
             return Ok(known.clone());
         }
-        let made = Skeleton { home, resolv_conf: &key.1, init: &self.init }.ensure(&self.layout.skeletons())?;
+        let made = Skeleton { home, resolv_conf: &key.1, init: &self.init }
+            .ensure(&self.layout.skeletons())?;
         skeletons.insert(key, made.clone());
         Ok(made)
     }
@@ -120,10 +130,12 @@ impl NodeGround {
     }
 
     fn mount_rootfs(&self, sandbox: &Sandbox, image: &EngineImage) -> Result<(), HostError> {
-        let reaches_world = rules::by_name(&sandbox.record.facts.egress).is_some_and(EgressProfile::needs_uplink);
+        let reaches_world =
+            rules::by_name(&sandbox.record.facts.egress).is_some_and(EgressProfile::needs_uplink);
         let resolvers: &[_] = if reaches_world { &self.network.settings().resolvers } else { &[] };
         let skeleton = self.skeleton(sandbox.home_inside(), image::resolv_conf(resolvers))?;
-        image::mount(&sandbox.directory, &skeleton, &image.layers, &sandbox.user_namespace()).map(|_| ())
+        image::mount(&sandbox.directory, &skeleton, &image.layers, &sandbox.user_namespace())
+            .map(|_| ())
     }
 
     async fn remove_cgroup(&self, group: &str) -> Result<(), HostError> {
@@ -175,7 +187,12 @@ impl NodeGround {
 
 #[async_trait]
 impl Ground for NodeGround {
-    async fn make(&self, step: Step, sandbox: &Sandbox, image: &EngineImage) -> Result<(), Failure> {
+    async fn make(
+        &self,
+        step: Step,
+        sandbox: &Sandbox,
+        image: &EngineImage,
+    ) -> Result<(), Failure> {
         match step {
             Step::Directory => Ok(Self::make_directory(sandbox)?),
             Step::Namespaces => Ok(namespaces::create_pinned(
@@ -200,7 +217,10 @@ impl Ground for NodeGround {
         match step {
             Step::Directory => Ok(Self::remove_directory(&sandbox.directory, &sandbox.log)?),
             Step::Namespaces => {
-                let undone = [namespaces::unpin(&sandbox.user_namespace()), namespaces::unpin(&sandbox.network_namespace())];
+                let undone = [
+                    namespaces::unpin(&sandbox.user_namespace()),
+                    namespaces::unpin(&sandbox.network_namespace()),
+                ];
                 Ok(undone.into_iter().collect::<Result<_, _>>()?)
             }
             Step::Network => self.detach(sandbox.id()).await,
@@ -213,17 +233,27 @@ impl Ground for NodeGround {
         let broken = proof::broken_walls(&self.observe(sandbox, pid)?, &sandbox.plan());
         if !broken.is_empty() {
             let message = format!("a promised wall does not stand: {}", broken.join("; "));
-            return Err(Failure::new(FailureReason::Proof, message, "nothing was started; look at the runtime's version with `adrastea doctor`"));
+            return Err(Failure::new(
+                FailureReason::Proof,
+                message,
+                "nothing was started; look at the runtime's version with `adrastea doctor`",
+            ));
         }
         Ok(self.network.verify(&attachment(sandbox), Gate::Closed).await?)
     }
 
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
         let facts = &sandbox.record.facts;
-        let hint = "look at the home root on the node; `adrastea doctor` says what is wrong with it";
+        let hint =
+            "look at the home root on the node; `adrastea doctor` says what is wrong with it";
         let attached = self
             .homes
-            .open(&self.home_root, &sandbox.record.key.owner().on_disk(), facts.disk_uid, facts.disk_gid)
+            .open(
+                &self.home_root,
+                &sandbox.record.key.owner().on_disk(),
+                facts.disk_uid,
+                facts.disk_gid,
+            )
             .and_then(|home| mounts::attach_into(pid, home.as_fd(), sandbox.home_inside()));
         attached.map_err(|error| Failure::caused_by(FailureReason::Home, &error, hint))
     }
@@ -238,10 +268,15 @@ impl Ground for NodeGround {
 
     async fn answers(&self, sandbox: &Sandbox, path: &str) -> bool {
         let asking = async {
-            let stream = TcpStream::connect((sandbox.address, self.network.settings().server_port)).await.ok()?;
+            let stream = TcpStream::connect((sandbox.address, self.network.settings().server_port))
+                .await
+                .ok()?;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
             let driver = tokio::spawn(connection);
-            let request = Request::get(path).header("host", sandbox.address.to_string()).body(Empty::<Bytes>::new()).ok()?;
+            let request = Request::get(path)
+                .header("host", sandbox.address.to_string())
+                .body(Empty::<Bytes>::new())
+                .ok()?;
             let status = sender.send_request(request).await.ok().map(|response| response.status());
             driver.abort();
             status
@@ -252,8 +287,15 @@ impl Ground for NodeGround {
     async fn present(&self) -> Result<BTreeSet<SandboxId>, Failure> {
         let mut ids = self.network.list().await?;
         let folder = self.layout.sandboxes();
-        let names = fs::read_dir(&folder).attempt("read", &folder)?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-        ids.extend(names.chain(self.cgroups.children(&self.layout.cgroup_parent())).filter_map(|name| name.parse().ok()));
+        let names = fs::read_dir(&folder)
+            .attempt("read", &folder)?
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned());
+        ids.extend(
+            names
+                .chain(self.cgroups.children(&self.layout.cgroup_parent()))
+                .filter_map(|name| name.parse().ok()),
+        );
         Ok(ids)
     }
 
@@ -261,13 +303,20 @@ impl Ground for NodeGround {
         let directory = self.layout.sandbox_directory(id.as_str());
         let mut failures: Vec<Failure> = Vec::new();
         let mut note = |result: Result<(), Failure>| failures.extend(result.err());
-        note(self.remove_cgroup(&format!("{}/{id}", self.layout.cgroup_parent())).await.map_err(Failure::from));
+        note(
+            self.remove_cgroup(&format!("{}/{id}", self.layout.cgroup_parent()))
+                .await
+                .map_err(Failure::from),
+        );
         note(mounts::unmount_rootfs(&directory).map_err(Failure::from));
         note(self.detach(id).await);
         for name in ["user.ns", "network.ns"] {
             note(namespaces::unpin(&directory.join(name)).map_err(Failure::from));
         }
-        note(Self::remove_directory(&directory, &self.layout.logs().join(format!("{id}.log"))).map_err(Failure::from));
+        note(
+            Self::remove_directory(&directory, &self.layout.logs().join(format!("{id}.log")))
+                .map_err(Failure::from),
+        );
         failures.into_iter().next().map_or(Ok(()), Err)
     }
 

@@ -4,16 +4,23 @@
 //! Before each step its intent is journalled, and the wish to stop is looked at
 //! between steps, never inside one: a step that was begun is finished.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use adrastea_proto::v1::{FailureReason, Phase};
-use adrastea_runtimes::{Runtime, RuntimeSettings, engine::{EngineImage, Stdio}};
+use adrastea_runtimes::{
+    Runtime, RuntimeSettings,
+    engine::{EngineImage, Stdio},
+};
 
 use super::{
     Launcher,
     channel::{Channel, WAITING},
     entry::Entry,
-    failpoint, failure::Failure,
+    failpoint,
+    failure::Failure,
 };
 use crate::{host::fifo, policy::Decision, store::Step};
 
@@ -40,14 +47,21 @@ async fn check(launcher: &Launcher, decision: &Decision) -> Result<Checked, Fail
     if image.digest != decision.image.digest {
         return Err(Failure::new(
             FailureReason::ImageMissing,
-            format!("image `{}` is {} here, but policy pins {}", decision.image.reference, image.digest, decision.image.digest),
+            format!(
+                "image `{}` is {} here, but policy pins {}",
+                decision.image.reference, image.digest, decision.image.digest
+            ),
             format!("import the pinned image, or change images.{}.digest", decision.image.name),
         ));
     }
     Ok(Checked { image, runtime, settings })
 }
 
-pub async fn prepare(launcher: &Arc<Launcher>, entry: &Arc<Entry>, decision: &Decision) -> Result<Prepared, Failure> {
+pub async fn prepare(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    decision: &Decision,
+) -> Result<Prepared, Failure> {
     entry.progress(Phase::Preparing, 10, "Preparing the sandbox");
     let since = Instant::now();
     let Checked { image, runtime, settings } = check(launcher, decision).await?;
@@ -67,17 +81,26 @@ pub async fn prepare(launcher: &Arc<Launcher>, entry: &Arc<Entry>, decision: &De
     }
 
     let since = Instant::now();
-    let spec = adrastea_runtimes::build_spec(runtime, &sandbox.plan())
-        .map_err(|error| Failure::caused_by(FailureReason::Internal, &error, "this is a defect of the launcher: report it"))?;
+    let spec = adrastea_runtimes::build_spec(runtime, &sandbox.plan()).map_err(|error| {
+        Failure::caused_by(
+            FailureReason::Internal,
+            &error,
+            "this is a defect of the launcher: report it",
+        )
+    })?;
     // Readers first: a FIFO without one blocks the engine for ever.
-    let channel = Channel { receiver: fifo::open_receiver(&sandbox.stdout())?, sender: fifo::open_sender(&sandbox.stdin())? };
+    let channel = Channel {
+        receiver: fifo::open_receiver(&sandbox.stdout())?,
+        sender: fifo::open_sender(&sandbox.stdin())?,
+    };
     let stdio = Stdio { stdin: sandbox.stdin(), stdout: sandbox.stdout() };
     launcher.store.intend(sandbox.id(), Step::Container)?;
     failpoint::hit("container", "intended");
     entry.took("spec", since);
 
     let since = Instant::now();
-    let pid = launcher.engine.create(sandbox.id(), &spec, &runtime.handler(&settings), &stdio).await?;
+    let pid =
+        launcher.engine.create(sandbox.id(), &spec, &runtime.handler(&settings), &stdio).await?;
     failpoint::hit("container", "created");
     entry.set_pid(pid);
     entry.took("engine-create", since);

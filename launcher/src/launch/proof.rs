@@ -58,13 +58,20 @@ pub fn broken_walls(seen: &Observed, plan: &Plan) -> Vec<String> {
 }
 
 fn identity(seen: &Observed, plan: &Plan, broken: &mut Vec<String>) {
-    for (what, text, expected) in [("uid map", &seen.uid_map, &plan.uid_map), ("gid map", &seen.gid_map, &plan.gid_map)] {
+    for (what, text, expected) in
+        [("uid map", &seen.uid_map, &plan.uid_map), ("gid map", &seen.gid_map, &plan.gid_map)]
+    {
         if !same_map(text, expected) {
-            broken.push(format!("{what}: it is `{}`", text.split_whitespace().collect::<Vec<_>>().join(" ")));
+            broken.push(format!(
+                "{what}: it is `{}`",
+                text.split_whitespace().collect::<Vec<_>>().join(" ")
+            ));
         }
     }
     let (uid, gid) = (plan.uid_map.to_host(plan.user.uid), plan.gid_map.to_host(plan.user.gid));
-    let all_are = |ids: &[u32], expected: Option<u32>| ids.len() == 4 && ids.iter().all(|id| Some(*id) == expected);
+    let all_are = |ids: &[u32], expected: Option<u32>| {
+        ids.len() == 4 && ids.iter().all(|id| Some(*id) == expected)
+    };
     if !all_are(&seen.status.uids, uid) {
         broken.push(format!("identity: the host's uids are {:?}", seen.status.uids));
     }
@@ -77,7 +84,11 @@ fn identity(seen: &Observed, plan: &Plan, broken: &mut Vec<String>) {
 }
 
 fn same_map(text: &str, expected: &IdMap) -> bool {
-    let lines = |text: &str| text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect()).collect::<Vec<Vec<_>>>();
+    let lines = |text: &str| {
+        text.lines()
+            .map(|line| line.split_whitespace().map(str::to_owned).collect())
+            .collect::<Vec<Vec<_>>>()
+    };
     lines(text) == lines(&expected.to_proc_text())
 }
 
@@ -111,7 +122,8 @@ fn namespaces(seen: &Observed, broken: &mut Vec<String>) {
 }
 
 fn mounts(seen: &Observed, broken: &mut Vec<String>) {
-    let has = |mount: &MountLine, option: &str| mount.options.iter().any(|present| present == option);
+    let has =
+        |mount: &MountLine, option: &str| mount.options.iter().any(|present| present == option);
     let Some(root) = seen.mounts.iter().rev().find(|mount| mount.point == Path::new("/")) else {
         broken.push("mounts: there is no root".into());
         return;
@@ -131,17 +143,25 @@ fn mounts(seen: &Observed, broken: &mut Vec<String>) {
         // Single device nodes are bound from the host in a user namespace: the one of that
         // name in /dev, or /dev/null over a file that is masked. They are no file systems.
         let device = mount.file_system == "devtmpfs" || mount.file_system == "tmpfs";
-        let node = DEVICES.iter().any(|name| mount.root == format!("/{name}") && point == format!("/dev/{name}"));
-        let mask = mount.root == "/null" && ["/proc", "/sys"].iter().any(|base| mount.point.starts_with(base));
+        let node = DEVICES
+            .iter()
+            .any(|name| mount.root == format!("/{name}") && point == format!("/dev/{name}"));
+        let mask = mount.root == "/null"
+            && ["/proc", "/sys"].iter().any(|base| mount.point.starts_with(base));
         if device && (node || mask) {
             continue;
         }
-        let below = ["/proc", "/sys", "/dev", "/tmp", "/run"].iter().any(|base| mount.point.starts_with(base));
+        let below = ["/proc", "/sys", "/dev", "/tmp", "/run"]
+            .iter()
+            .any(|base| mount.point.starts_with(base));
         if !below && point != "/" {
             broken.push(format!("mounts: `{point}` was not planned"));
         }
         // /dev must allow the device nodes bound below it, and nothing else must.
-        if has(mount, "rw") && !(has(mount, "nosuid") && (has(mount, "nodev") || point == "/dev" || point == "/dev/pts")) {
+        if has(mount, "rw")
+            && !(has(mount, "nosuid")
+                && (has(mount, "nodev") || point == "/dev" || point == "/dev/pts"))
+        {
             broken.push(format!("mounts: `{point}` is writable without nosuid,nodev"));
         }
     }
@@ -158,9 +178,12 @@ fn limits(seen: &Observed, plan: &Plan, broken: &mut Vec<String>) {
     // Version 1 names one group per controller; every one of them must be ours.
     let foreign = seen.cgroup.lines().find(|line| {
         let mut parts = line.splitn(3, ':');
-        let (_, controllers, path) = (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+        let (_, controllers, path) =
+            (parts.next(), parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
         // In hybrid mode the unified hierarchy has no controllers.
-        let limits_something = controllers.split(',').any(|controller| ["memory", "pids", "cpu", "devices", "freezer"].contains(&controller));
+        let limits_something = controllers.split(',').any(|controller| {
+            ["memory", "pids", "cpu", "devices", "freezer"].contains(&controller)
+        });
         let unified_alone = controllers.is_empty() && seen.cgroup.lines().count() == 1;
         (limits_something || unified_alone) && path != plan.cgroup
     });
@@ -169,14 +192,25 @@ fn limits(seen: &Observed, plan: &Plan, broken: &mut Vec<String>) {
     }
     // The kernel rounds to pages.
     let page = 64 << 10;
-    if seen.memory.limit_bytes.is_none_or(|limit| limit > plan.limits.memory_bytes || limit + page < plan.limits.memory_bytes) {
-        broken.push(format!("limits: memory is {:?} instead of {}", seen.memory.limit_bytes, plan.limits.memory_bytes));
+    if seen.memory.limit_bytes.is_none_or(|limit| {
+        limit > plan.limits.memory_bytes || limit + page < plan.limits.memory_bytes
+    }) {
+        broken.push(format!(
+            "limits: memory is {:?} instead of {}",
+            seen.memory.limit_bytes, plan.limits.memory_bytes
+        ));
     }
     if seen.process_limit != Some(plan.limits.processes.into()) {
-        broken.push(format!("limits: processes are {:?} instead of {}", seen.process_limit, plan.limits.processes));
+        broken.push(format!(
+            "limits: processes are {:?} instead of {}",
+            seen.process_limit, plan.limits.processes
+        ));
     }
     if seen.cpu_millis != Some(plan.limits.cpu_millis) {
-        broken.push(format!("limits: cpu is {:?} thousandths instead of {}", seen.cpu_millis, plan.limits.cpu_millis));
+        broken.push(format!(
+            "limits: cpu is {:?} thousandths instead of {}",
+            seen.cpu_millis, plan.limits.cpu_millis
+        ));
     }
 }
 
@@ -199,12 +233,24 @@ mod tests {
             gid_map: IdMap::with_hole(2_000_000, 100, 70_000),
             user: ImageUser { uid: 1000, gid: 100, home: "/home/jovyan".into() },
             cgroup: "/adrastea/saaaaaaaaaaa".into(),
-            limits: Limits { memory_bytes: 1 << 30, cpu_millis: 1000, processes: 512, open_files: 4096, tmp_bytes: 1 << 20, shm_bytes: 1 << 20 },
+            limits: Limits {
+                memory_bytes: 1 << 30,
+                cpu_millis: 1000,
+                processes: 512,
+                open_files: 4096,
+                tmp_bytes: 1 << 20,
+                shm_bytes: 1 << 20,
+            },
         }
     }
 
     fn line(point: &str, options: &str) -> MountLine {
-        MountLine { root: "/".into(), point: point.into(), options: options.split(',').map(str::to_owned).collect(), file_system: "x".into() }
+        MountLine {
+            root: "/".into(),
+            point: point.into(),
+            options: options.split(',').map(str::to_owned).collect(),
+            file_system: "x".into(),
+        }
     }
 
     fn standing() -> Observed {
@@ -268,7 +314,13 @@ mod tests {
             ("mounts", |seen| seen.mounts[0] = line("/", "ro,nodev")),
             ("mounts", |seen| seen.mounts.push(line("/host", "ro,nosuid,nodev"))),
             ("mounts", |seen| seen.mounts[4].root = "/sda".into()),
-            ("mounts", |seen| seen.mounts.push(MountLine { root: "/mem".into(), file_system: "devtmpfs".into(), ..line("/dev/mem", "rw") })),
+            ("mounts", |seen| {
+                seen.mounts.push(MountLine {
+                    root: "/mem".into(),
+                    file_system: "devtmpfs".into(),
+                    ..line("/dev/mem", "rw")
+                })
+            }),
             ("mounts", |seen| seen.mounts[7] = line("/tmp", "rw,nodev")),
             ("mounts", |seen| seen.mounts.retain(|mount| mount.point != Path::new("/sys"))),
             ("modes", |seen| drop(seen.modes.insert("/tmp", 0o755))),

@@ -1,7 +1,10 @@
 //! Fourth phase: the server answers HTTP. The launcher asks every few
 //! milliseconds, so that the hub's own first look finds the server up.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use adrastea_proto::v1::FailureReason;
 
@@ -10,7 +13,12 @@ use super::{Launcher, claim::Claimed, entry::Entry, failpoint, failure::Failure,
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
-pub async fn ready(launcher: &Arc<Launcher>, entry: &Arc<Entry>, _claimed: Claimed, path: &str) -> Result<(), Failure> {
+pub async fn ready(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    _claimed: Claimed,
+    path: &str,
+) -> Result<(), Failure> {
     let since = Instant::now();
     let patience = Duration::from_secs(launcher.config.limits.ready_timeout);
     let asking = async {

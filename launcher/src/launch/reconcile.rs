@@ -14,7 +14,15 @@ use adrastea_proto::v1::{ExitCause, Phase};
 use adrastea_runtimes::engine::TaskState;
 use tokio::sync::broadcast;
 
-use super::{Launcher, entry::Entry, failure::{Failure, chain}, keeper, keeper::Origin, lock, sandbox::Sandbox};
+use super::{
+    Launcher,
+    entry::Entry,
+    failure::{Failure, chain},
+    keeper,
+    keeper::Origin,
+    lock,
+    sandbox::Sandbox,
+};
 use crate::{
     host::fifo,
     store::{ExitRecord, SandboxRecord, SandboxState},
@@ -31,10 +39,12 @@ pub struct Reconciled {
 impl Launcher {
     /// At boot: adopts every sandbox that runs, removes what is left of the others.
     pub async fn reconcile(self: &Arc<Self>) -> Result<Reconciled, Failure> {
-        let present: HashMap<_, _> = self.engine.list().await?.into_iter().map(|found| (found.id.clone(), found)).collect();
+        let present: HashMap<_, _> =
+            self.engine.list().await?.into_iter().map(|found| (found.id.clone(), found)).collect();
         let mut done = Reconciled::default();
         for record in self.store.sandboxes(self.pools.first_run_id)? {
-            let state = present.get(record.id.as_str()).map_or(TaskState::None, |found| found.state);
+            let state =
+                present.get(record.id.as_str()).map_or(TaskState::None, |found| found.state);
             let pid = present.get(record.id.as_str()).map_or(0, |found| found.pid);
             let steps = self.store.steps(&record.id)?;
             match (record.state, state) {
@@ -43,7 +53,9 @@ impl Launcher {
                     entry.set_pid(pid);
                     match fifo::open_receiver(&entry.sandbox.stdout()) {
                         Ok(receiver) => self.pump_log(&entry, receiver),
-                        Err(error) => tracing::warn!(sandbox = %entry.sandbox.id(), error = chain(&error), "failed to reopen the log's channel"),
+                        Err(error) => {
+                            tracing::warn!(sandbox = %entry.sandbox.id(), error = chain(&error), "failed to reopen the log's channel")
+                        }
                     }
                     tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, "adopted");
                     self.watch_task(&entry);
@@ -70,10 +82,16 @@ impl Launcher {
         let key = record.key.clone();
         let address = (self.address)(&self.config, record.address_index);
         let sandbox = Sandbox::new(record, address, &self.layout);
-        let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, phase, self.feed.clone()));
+        let entry = Arc::new(Entry::new(
+            sandbox,
+            self.config.network.server_port,
+            phase,
+            self.feed.clone(),
+        ));
         let mut registry = lock(&self.registry);
         // Rows come in the order of generations; a live one is never hidden behind one that is gone.
-        let hidden = registry.get(&key).is_some_and(|present| !present.is_gone() && entry.is_gone());
+        let hidden =
+            registry.get(&key).is_some_and(|present| !present.is_gone() && entry.is_gone());
         if !hidden {
             registry.insert(key, Arc::clone(&entry));
         }
@@ -102,26 +120,39 @@ impl Launcher {
             tracing::warn!(sandbox = orphan.id, "removing a container that nobody owns");
             match self.engine.delete(&id).await {
                 Ok(()) => count += 1,
-                Err(error) => tracing::error!(sandbox = orphan.id, error = chain(&error), "failed to remove a container that nobody owns"),
+                Err(error) => tracing::error!(
+                    sandbox = orphan.id,
+                    error = chain(&error),
+                    "failed to remove a container that nobody owns"
+                ),
             }
         }
         for orphan in on_host.iter().filter(|id| !known.contains(id.as_str())) {
             tracing::warn!(sandbox = %orphan, "removing what nobody owns");
             match self.ground.remove_all_of(orphan).await {
                 Ok(()) => count += 1,
-                Err(failure) => tracing::error!(sandbox = %orphan, message = failure.message, "failed to remove what nobody owns"),
+                Err(failure) => {
+                    tracing::error!(sandbox = %orphan, message = failure.message, "failed to remove what nobody owns")
+                }
             }
         }
         for record in records {
             let leftover = record.state == SandboxState::Gone && known.contains(record.id.as_str());
-            let kept = lock(&self.registry).get(&record.key).is_some_and(|entry| entry.sandbox.record.id == record.id && !entry.is_gone());
+            let kept = lock(&self.registry)
+                .get(&record.key)
+                .is_some_and(|entry| entry.sandbox.record.id == record.id && !entry.is_gone());
             if leftover && !kept {
                 let exit = record.exit.clone().unwrap_or_else(|| interrupted(record.state));
                 let address = (self.address)(&self.config, record.address_index);
                 let sandbox = Sandbox::new(record, address, &self.layout);
                 // A feed of its own: its end was told long ago, and a newer server of this key may run.
                 let feed = broadcast::Sender::new(1);
-                let entry = Arc::new(Entry::new(sandbox, self.config.network.server_port, Phase::Stopping, feed));
+                let entry = Arc::new(Entry::new(
+                    sandbox,
+                    self.config.network.server_port,
+                    Phase::Stopping,
+                    feed,
+                ));
                 keeper::remove_leftover(self, &entry, exit).await;
                 count += 1;
             }
@@ -132,8 +163,18 @@ impl Launcher {
 
 fn interrupted(before: SandboxState) -> ExitRecord {
     let (cause, message) = match before {
-        SandboxState::Starting => (ExitCause::FailedStart, "the launcher ended in the middle of the start"),
-        SandboxState::Running | SandboxState::Gone => (ExitCause::Lost, "it ended while the launcher was down; its exit code is lost"),
+        SandboxState::Starting => {
+            (ExitCause::FailedStart, "the launcher ended in the middle of the start")
+        }
+        SandboxState::Running | SandboxState::Gone => {
+            (ExitCause::Lost, "it ended while the launcher was down; its exit code is lost")
+        }
     };
-    ExitRecord { cause: cause.into(), code: 1, signal: 0, message: message.into(), log_tail: String::new() }
+    ExitRecord {
+        cause: cause.into(),
+        code: 1,
+        signal: 0,
+        message: message.into(),
+        log_tail: String::new(),
+    }
 }

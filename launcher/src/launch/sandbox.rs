@@ -92,11 +92,19 @@ impl Sandbox {
     }
 
     pub fn uid_map(&self) -> IdMap {
-        IdMap::with_hole(self.record.run_range_first, self.record.facts.uid_inside, self.record.facts.disk_uid)
+        IdMap::with_hole(
+            self.record.run_range_first,
+            self.record.facts.uid_inside,
+            self.record.facts.disk_uid,
+        )
     }
 
     pub fn gid_map(&self) -> IdMap {
-        IdMap::with_hole(self.record.run_range_first, self.record.facts.gid_inside, self.record.facts.disk_gid)
+        IdMap::with_hole(
+            self.record.run_range_first,
+            self.record.facts.gid_inside,
+            self.record.facts.disk_gid,
+        )
     }
 
     pub fn home_inside(&self) -> &Path {
@@ -115,7 +123,11 @@ impl Sandbox {
             network_namespace: self.network_namespace(),
             uid_map: self.uid_map(),
             gid_map: self.gid_map(),
-            user: ImageUser { uid: facts.uid_inside, gid: facts.gid_inside, home: facts.home_inside.clone() },
+            user: ImageUser {
+                uid: facts.uid_inside,
+                gid: facts.gid_inside,
+                home: facts.home_inside.clone(),
+            },
             cgroup: self.cgroup.clone(),
             limits: Limits {
                 memory_bytes: facts.memory_bytes,

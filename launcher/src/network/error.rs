@@ -52,9 +52,9 @@ impl NetworkError {
                 Some("the egress profiles of this version are `hub` and `web`")
             }
             Self::ForeignLink { .. } => Some("choose another instance name, or remove the link"),
-            Self::Wall { .. } => {
-                Some("changed tables are put back within seconds: try again; a sandbox that lost its link must be started anew")
-            }
+            Self::Wall { .. } => Some(
+                "changed tables are put back within seconds: try again; a sandbox that lost its link must be started anew",
+            ),
             _ => None,
         }
     }

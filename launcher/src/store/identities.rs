@@ -32,14 +32,20 @@ impl Store {
     }
 
     /// The owner's identity, reserved now if this is the first time.
-    pub fn disk_identity(&self, owner: &Owner, range: RangeInclusive<u32>) -> Result<DiskIdentity, StoreError> {
+    pub fn disk_identity(
+        &self,
+        owner: &Owner,
+        range: RangeInclusive<u32>,
+    ) -> Result<DiskIdentity, StoreError> {
         const VERB: &str = "reserve a disk id";
         let mut connection = self.connection();
         let known = |connection: &rusqlite::Connection| {
             connection
-                .query_row("SELECT id FROM disk_identities WHERE hub = ?1 AND user = ?2", params![owner.hub, owner.user.as_str()], |row| {
-                    row.get::<_, u32>(0)
-                })
+                .query_row(
+                    "SELECT id FROM disk_identities WHERE hub = ?1 AND user = ?2",
+                    params![owner.hub, owner.user.as_str()],
+                    |row| row.get::<_, u32>(0),
+                )
                 .optional()
         };
         if let Some(id) = known(&connection).doing(VERB)? {
@@ -47,7 +53,8 @@ impl Store {
         }
         connection.pragma_update(None, "synchronous", "FULL").doing(VERB)?;
         let reserved = (|| {
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
+            let transaction =
+                connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
             let last: Option<u32> = transaction
                 .query_row(
                     "SELECT max(taken) FROM (SELECT max(id) AS taken FROM disk_identities
@@ -58,7 +65,10 @@ impl Store {
                 .doing(VERB)?;
             let id = last.map_or(*range.start(), |last| last.saturating_add(1).max(*range.start()));
             if !range.contains(&id) {
-                return Err(StoreError::Exhausted { what: "disk id", total: range.end() - range.start() + 1 });
+                return Err(StoreError::Exhausted {
+                    what: "disk id",
+                    total: range.end() - range.start() + 1,
+                });
             }
             transaction
                 .execute(
@@ -95,7 +105,17 @@ mod tests {
             .map(|worker| {
                 let store = Arc::clone(&store);
                 std::thread::spawn(move || {
-                    (0..250).map(|user| store.disk_identity(&owner("hub", &format!("{worker}-{user}")), 70_000..=80_000).unwrap().uid).collect::<Vec<_>>()
+                    (0..250)
+                        .map(|user| {
+                            store
+                                .disk_identity(
+                                    &owner("hub", &format!("{worker}-{user}")),
+                                    70_000..=80_000,
+                                )
+                                .unwrap()
+                                .uid
+                        })
+                        .collect::<Vec<_>>()
                 })
             })
             .collect();
@@ -125,6 +145,9 @@ mod tests {
         for user in ["a", "b"] {
             store.disk_identity(&owner("hub", user), 70_000..=70_001).unwrap();
         }
-        assert!(matches!(store.disk_identity(&owner("hub", "c"), 70_000..=70_001), Err(StoreError::Exhausted { .. })));
+        assert!(matches!(
+            store.disk_identity(&owner("hub", "c"), 70_000..=70_001),
+            Err(StoreError::Exhausted { .. })
+        ));
     }
 }

@@ -24,7 +24,8 @@ pub enum Step {
 }
 
 impl Step {
-    pub const ALL: [Self; 5] = [Self::Directory, Self::Namespaces, Self::Network, Self::Rootfs, Self::Container];
+    pub const ALL: [Self; 5] =
+        [Self::Directory, Self::Namespaces, Self::Network, Self::Rootfs, Self::Container];
 
     pub const fn name(self) -> &'static str {
         match self {
@@ -56,7 +57,10 @@ impl Store {
     /// Crosses out a step whose undo has succeeded.
     pub fn cross_out(&self, id: &SandboxId, step: Step) -> Result<(), StoreError> {
         self.connection()
-            .execute("DELETE FROM steps WHERE sandbox = ?1 AND step = ?2", params![id.as_str(), step.name()])
+            .execute(
+                "DELETE FROM steps WHERE sandbox = ?1 AND step = ?2",
+                params![id.as_str(), step.name()],
+            )
             .doing("cross out a step")
             .map(|_| ())
     }
@@ -65,12 +69,18 @@ impl Store {
     pub fn steps(&self, id: &SandboxId) -> Result<Vec<Step>, StoreError> {
         const VERB: &str = "read the journal";
         let connection = self.connection();
-        let mut query = connection.prepare_cached("SELECT step FROM steps WHERE sandbox = ?1 ORDER BY sequence DESC").doing(VERB)?;
-        let names = query.query_map(params![id.as_str()], |row| row.get::<_, String>(0)).doing(VERB)?;
+        let mut query = connection
+            .prepare_cached("SELECT step FROM steps WHERE sandbox = ?1 ORDER BY sequence DESC")
+            .doing(VERB)?;
+        let names =
+            query.query_map(params![id.as_str()], |row| row.get::<_, String>(0)).doing(VERB)?;
         let mut steps = Vec::new();
         for name in names {
             let name = name.doing(VERB)?;
-            steps.push(Step::parse(&name).ok_or_else(|| StoreError::Content { what: format!("step {name}"), source: "unknown step".into() })?);
+            steps.push(Step::parse(&name).ok_or_else(|| StoreError::Content {
+                what: format!("step {name}"),
+                source: "unknown step".into(),
+            })?);
         }
         Ok(steps)
     }

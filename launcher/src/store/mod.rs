@@ -60,7 +60,9 @@ pub enum StoreError {
         #[source]
         source: rusqlite::Error,
     },
-    #[error("`{path}` was written by a newer launcher (schema {found}, this one knows {SCHEMA_VERSION})")]
+    #[error(
+        "`{path}` was written by a newer launcher (schema {found}, this one knows {SCHEMA_VERSION})"
+    )]
     Newer { path: PathBuf, found: u32 },
     #[error("failed to {verb}")]
     Query {
@@ -105,12 +107,16 @@ impl Store {
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;")
             .map_err(file("prepare"))?;
-        let found: u32 = connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(file("read"))?;
+        let found: u32 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(file("read"))?;
         if found > SCHEMA_VERSION {
             return Err(StoreError::Newer { path: path.into(), found });
         }
         if found == 0 {
-            let create = format!("BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;");
+            let create = format!(
+                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            );
             connection.execute_batch(&create).map_err(file("create tables in"))?;
         }
         Ok(Self { connection: Mutex::new(connection) })
@@ -124,7 +130,9 @@ impl Store {
 
 /// Seconds since the epoch.
 pub fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 /// Facts for tests of other modules.

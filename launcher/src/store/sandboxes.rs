@@ -108,12 +108,20 @@ pub struct Pools {
 
 impl Store {
     /// Records a new sandbox, with its leases and its generation, in one transaction.
-    pub fn record_sandbox(&self, new: &NewSandbox, pools: Pools) -> Result<SandboxRecord, StoreError> {
+    pub fn record_sandbox(
+        &self,
+        new: &NewSandbox,
+        pools: Pools,
+    ) -> Result<SandboxRecord, StoreError> {
         const VERB: &str = "record a sandbox";
         let key = &new.key;
-        let facts = serde_json::to_string(&new.facts).map_err(|source| StoreError::Content { what: new.id.to_string(), source: source.into() })?;
+        let facts = serde_json::to_string(&new.facts).map_err(|source| StoreError::Content {
+            what: new.id.to_string(),
+            source: source.into(),
+        })?;
         let mut connection = self.connection();
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
+        let transaction =
+            connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
         let names = params![key.hub, key.user.as_str(), key.server];
         // The answer to "what happened?" is kept until the next start.
         transaction
@@ -133,7 +141,13 @@ impl Store {
             .doing(VERB)?;
         let ranges = (pools.last_run_id - pools.first_run_id + 1) / IDS_PER_SANDBOX;
         let range = lease(&transaction, "run_range", 0, ranges, "range of run ids")?;
-        let address = lease(&transaction, "address_index", pools.first_address, pools.last_address + 1, "address")?;
+        let address = lease(
+            &transaction,
+            "address_index",
+            pools.first_address,
+            pools.last_address + 1,
+            "address",
+        )?;
         transaction
             .execute(
                 "INSERT INTO sandboxes (id, hub, user, server, generation, request_id, request_hash, state, facts, run_range, address_index)
@@ -172,16 +186,25 @@ impl Store {
 
     pub fn set_state(&self, id: &SandboxId, state: SandboxState) -> Result<(), StoreError> {
         self.connection()
-            .execute("UPDATE sandboxes SET state = ?2 WHERE id = ?1", params![id.as_str(), state.name()])
+            .execute(
+                "UPDATE sandboxes SET state = ?2 WHERE id = ?1",
+                params![id.as_str(), state.name()],
+            )
             .doing("record a sandbox's state")
             .map(|_| ())
     }
 
     /// Records the end. The leases stay until [`Store::give_back`].
     pub fn record_exit(&self, id: &SandboxId, exit: &ExitRecord) -> Result<(), StoreError> {
-        let exit = serde_json::to_string(exit).map_err(|source| StoreError::Content { what: id.to_string(), source: source.into() })?;
+        let exit = serde_json::to_string(exit).map_err(|source| StoreError::Content {
+            what: id.to_string(),
+            source: source.into(),
+        })?;
         self.connection()
-            .execute("UPDATE sandboxes SET state = 'gone', exit = ?2 WHERE id = ?1", params![id.as_str(), exit])
+            .execute(
+                "UPDATE sandboxes SET state = 'gone', exit = ?2 WHERE id = ?1",
+                params![id.as_str(), exit],
+            )
             .doing("record a sandbox's end")
             .map(|_| ())
     }
@@ -189,7 +212,10 @@ impl Store {
     /// Gives the leases back: only when nothing of the sandbox is left.
     pub fn give_back(&self, id: &SandboxId) -> Result<(), StoreError> {
         self.connection()
-            .execute("UPDATE sandboxes SET run_range = NULL, address_index = NULL WHERE id = ?1", params![id.as_str()])
+            .execute(
+                "UPDATE sandboxes SET run_range = NULL, address_index = NULL WHERE id = ?1",
+                params![id.as_str()],
+            )
             .doing("give leases back")
             .map(|_| ())
     }
@@ -209,15 +235,26 @@ impl Store {
 }
 
 /// The next free number after the one leased last, so that a number rests before it is used again.
-fn lease(transaction: &rusqlite::Transaction<'_>, column: &'static str, first: u32, end: u32, what: &'static str) -> Result<u32, StoreError> {
+fn lease(
+    transaction: &rusqlite::Transaction<'_>,
+    column: &'static str,
+    first: u32,
+    end: u32,
+    what: &'static str,
+) -> Result<u32, StoreError> {
     const VERB: &str = "lease a number";
-    let last: Option<u32> =
-        transaction.query_row("SELECT value FROM counters WHERE name = ?1", params![column], |row| row.get(0)).optional().doing(VERB)?;
+    let last: Option<u32> = transaction
+        .query_row("SELECT value FROM counters WHERE name = ?1", params![column], |row| row.get(0))
+        .optional()
+        .doing(VERB)?;
     let start = last.map_or(first, |last| last + 1).clamp(first, end);
     let taken_query = format!("SELECT {column} FROM sandboxes WHERE {column} IS NOT NULL");
     let mut query = transaction.prepare_cached(&taken_query).doing(VERB)?;
-    let taken: std::collections::HashSet<u32> =
-        query.query_map([], |row| row.get(0)).doing(VERB)?.collect::<rusqlite::Result<_>>().doing(VERB)?;
+    let taken: std::collections::HashSet<u32> = query
+        .query_map([], |row| row.get(0))
+        .doing(VERB)?
+        .collect::<rusqlite::Result<_>>()
+        .doing(VERB)?;
     let free = (start..end).chain(first..start).find(|number| !taken.contains(number));
     let number = free.ok_or(StoreError::Exhausted { what, total: end - first })?;
     transaction
@@ -229,7 +266,10 @@ fn lease(transaction: &rusqlite::Transaction<'_>, column: &'static str, first: u
 fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
     const VERB: &str = "read a sandbox";
     let id: String = row.get(0).doing(VERB)?;
-    let content = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Content { what: id.clone(), source };
+    let content = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Content {
+        what: id.clone(),
+        source,
+    };
     let text = |index: usize| row.get::<_, String>(index).doing(VERB);
     let state = match text(7)?.as_str() {
         "starting" => SandboxState::Starting,
@@ -240,7 +280,8 @@ fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
     let range: Option<u32> = row.get(9).doing(VERB)?;
     Ok(SandboxRecord {
         id: id.parse().map_err(|error| content(Box::new(error)))?,
-        key: ServerKey::new(&text(1)?, &text(2)?, &text(3)?).map_err(|error| content(Box::new(error)))?,
+        key: ServerKey::new(&text(1)?, &text(2)?, &text(3)?)
+            .map_err(|error| content(Box::new(error)))?,
         generation: row.get(4).doing(VERB)?,
         request_id: text(5)?,
         request_hash: row.get(6).doing(VERB)?,
@@ -248,7 +289,10 @@ fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
         facts: serde_json::from_str(&text(8)?).map_err(|error| content(error.into()))?,
         run_range_first: range.map_or(0, |range| first_run_id + range * IDS_PER_SANDBOX),
         address_index: row.get::<_, Option<u32>>(10).doing(VERB)?.unwrap_or(0),
-        exit: exit.map(|exit| serde_json::from_str(&exit)).transpose().map_err(|error| content(error.into()))?,
+        exit: exit
+            .map(|exit| serde_json::from_str(&exit))
+            .transpose()
+            .map_err(|error| content(error.into()))?,
     })
 }
 
@@ -258,7 +302,12 @@ pub(crate) mod tests {
     use super::*;
     use crate::store::Step;
 
-    pub(crate) const POOLS: Pools = Pools { first_run_id: 1_000_000, last_run_id: 1_000_000 + 3 * 65_536 - 1, first_address: 256, last_address: 300 };
+    pub(crate) const POOLS: Pools = Pools {
+        first_run_id: 1_000_000,
+        last_run_id: 1_000_000 + 3 * 65_536 - 1,
+        first_address: 256,
+        last_address: 300,
+    };
 
     pub(crate) fn new(id: &str, user: &str) -> NewSandbox {
         NewSandbox {
@@ -294,19 +343,34 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store.sqlite")).unwrap();
         let first = store.record_sandbox(&new("saaaaaaaaaaa", "ana"), POOLS).unwrap();
-        assert_eq!((first.generation, first.run_range_first, first.address_index), (1, 1_000_000, 256));
-        assert!(matches!(store.record_sandbox(&new("sbbbbbbbbbbb", "ana"), POOLS), Err(StoreError::AlreadyLive)));
+        assert_eq!(
+            (first.generation, first.run_range_first, first.address_index),
+            (1, 1_000_000, 256)
+        );
+        assert!(matches!(
+            store.record_sandbox(&new("sbbbbbbbbbbb", "ana"), POOLS),
+            Err(StoreError::AlreadyLive)
+        ));
         store.intend(&first.id, Step::Network).unwrap();
         store.intend(&first.id, Step::Directory).unwrap();
         assert_eq!(store.steps(&first.id).unwrap(), [Step::Network, Step::Directory]);
-        let exit = ExitRecord { cause: 1, code: 3, signal: 0, message: "m".into(), log_tail: String::new() };
+        let exit = ExitRecord {
+            cause: 1,
+            code: 3,
+            signal: 0,
+            message: "m".into(),
+            log_tail: String::new(),
+        };
         store.record_exit(&first.id, &exit).unwrap();
         for step in Step::ALL {
             store.cross_out(&first.id, step).unwrap();
         }
         store.give_back(&first.id).unwrap();
         let second = store.record_sandbox(&new("sccccccccccc", "ana"), POOLS).unwrap();
-        assert_eq!((second.generation, second.run_range_first, second.address_index), (2, 1_000_000 + 65_536, 257));
+        assert_eq!(
+            (second.generation, second.run_range_first, second.address_index),
+            (2, 1_000_000 + 65_536, 257)
+        );
         assert_eq!(store.sandboxes(POOLS.first_run_id).unwrap().len(), 1);
     }
 
@@ -315,9 +379,17 @@ pub(crate) mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("store.sqlite")).unwrap();
         for index in 0..3 {
-            store.record_sandbox(&new(&format!("saaaaaaaaaa{index}"), &format!("user{index}")), POOLS).unwrap();
+            store
+                .record_sandbox(
+                    &new(&format!("saaaaaaaaaa{index}"), &format!("user{index}")),
+                    POOLS,
+                )
+                .unwrap();
         }
-        assert!(matches!(store.record_sandbox(&new("sddddddddddd", "more"), POOLS), Err(StoreError::Exhausted { .. })));
+        assert!(matches!(
+            store.record_sandbox(&new("sddddddddddd", "more"), POOLS),
+            Err(StoreError::Exhausted { .. })
+        ));
     }
 
     #[test]

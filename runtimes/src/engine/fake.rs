@@ -108,13 +108,7 @@ impl FakeEngine {
 
     /// Takes a sandbox away behind everybody's back, status and all.
     pub fn lose(&self, id: &str) {
-        self.finish(
-            id,
-            ExitStatus {
-                code: 255,
-                known: false,
-            },
-        );
+        self.finish(id, ExitStatus { code: 255, known: false });
         self.state().sandboxes.remove(id);
     }
 
@@ -130,10 +124,7 @@ impl FakeEngine {
 
     /// The spec that the sandbox was created with.
     pub fn spec(&self, id: &str) -> Option<Spec> {
-        self.state()
-            .sandboxes
-            .get(id)
-            .map(|sandbox| sandbox.spec.clone())
+        self.state().sandboxes.get(id).map(|sandbox| sandbox.spec.clone())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -142,9 +133,7 @@ impl FakeEngine {
 
     fn record(&self, verb: &'static str, thing: &str) -> Result<(), EngineError> {
         let mut state = self.state();
-        state
-            .calls
-            .push(format!("{verb} {thing}").trim_end().to_owned());
+        state.calls.push(format!("{verb} {thing}").trim_end().to_owned());
         if state.unavailable {
             return Err(EngineError::Unavailable {
                 socket: PathBuf::from("/fake"),
@@ -176,14 +165,10 @@ impl FakeEngine {
         }
         // For reading too, or a FIFO without its other end refuses or says
         // "end of file".
-        let mut input = pipe::OpenOptions::new()
-            .read_write(true)
-            .open_receiver(&stdio.stdin)
-            .ok()?;
-        let mut output = pipe::OpenOptions::new()
-            .read_write(true)
-            .open_sender(&stdio.stdout)
-            .ok()?;
+        let mut input =
+            pipe::OpenOptions::new().read_write(true).open_receiver(&stdio.stdin).ok()?;
+        let mut output =
+            pipe::OpenOptions::new().read_write(true).open_sender(&stdio.stdout).ok()?;
         output.write_all(b"adrastea-init 1 waiting\n").await.ok()?;
         let claim = tokio::select! {
             claim = read_claim(&mut input) => claim,
@@ -192,10 +177,7 @@ impl FakeEngine {
         let claim = match claim {
             Ok(claim) if behaviour == InitBehaviour::Claims => claim,
             Ok(_) => {
-                output
-                    .write_all(b"adrastea-init 1 refused: told to refuse\n")
-                    .await
-                    .ok()?;
+                output.write_all(b"adrastea-init 1 refused: told to refuse\n").await.ok()?;
                 return Some(125);
             }
             Err(why) => {
@@ -221,10 +203,7 @@ impl FakeEngine {
 
 async fn read_claim(input: &mut pipe::Receiver) -> Result<Vec<u8>, String> {
     let mut head = [0; MAGIC.len() + 4];
-    input
-        .read_exact(&mut head)
-        .await
-        .map_err(|error| error.to_string())?;
+    input.read_exact(&mut head).await.map_err(|error| error.to_string())?;
     let (magic, length) = head.split_at(MAGIC.len());
     if magic != MAGIC {
         return Err("the claim has another magic".to_owned());
@@ -234,19 +213,12 @@ async fn read_claim(input: &mut pipe::Receiver) -> Result<Vec<u8>, String> {
         return Err("the claim is too long".to_owned());
     }
     let mut payload = vec![0; length as usize];
-    input
-        .read_exact(&mut payload)
-        .await
-        .map_err(|error| error.to_string())?;
+    input.read_exact(&mut payload).await.map_err(|error| error.to_string())?;
     Ok(payload)
 }
 
 fn failed(verb: &'static str, thing: &str, why: &'static str) -> EngineError {
-    EngineError::Failed {
-        verb,
-        thing: thing.to_owned(),
-        source: Box::new(Told(why)),
-    }
+    EngineError::Failed { verb, thing: thing.to_owned(), source: Box::new(Told(why)) }
 }
 
 #[async_trait]
@@ -317,16 +289,10 @@ impl Engine for FakeEngine {
 
     /// Not counted: when it is called is a matter of scheduling.
     async fn wait(&self, id: &SandboxId) -> Result<ExitStatus, EngineError> {
-        let lost = ExitStatus {
-            code: 255,
-            known: false,
-        };
+        let lost = ExitStatus { code: 255, known: false };
         let subscribed = {
             let state = self.state();
-            state
-                .sandboxes
-                .get(id.as_str())
-                .map(|sandbox| sandbox.exit.subscribe())
+            state.sandboxes.get(id.as_str()).map(|sandbox| sandbox.exit.subscribe())
         };
         let Some(mut exit) = subscribed else {
             return Ok(lost);
@@ -338,13 +304,7 @@ impl Engine for FakeEngine {
 
     async fn delete(&self, id: &SandboxId) -> Result<(), EngineError> {
         self.record("delete", id.as_str())?;
-        self.finish(
-            id.as_str(),
-            ExitStatus {
-                code: 137,
-                known: true,
-            },
-        );
+        self.finish(id.as_str(), ExitStatus { code: 137, known: true });
         self.state().sandboxes.remove(id.as_str());
         Ok(())
     }
@@ -355,11 +315,7 @@ impl Engine for FakeEngine {
         let describe = |(id, sandbox): (&String, &Sandbox)| EngineSandbox {
             id: id.clone(),
             state: sandbox.state,
-            pid: if sandbox.state == TaskState::Stopped {
-                0
-            } else {
-                sandbox.pid
-            },
+            pid: if sandbox.state == TaskState::Stopped { 0 } else { sandbox.pid },
         };
         Ok(state.sandboxes.iter().map(describe).collect())
     }
@@ -367,9 +323,7 @@ impl Engine for FakeEngine {
     async fn image(&self, reference: &str) -> Result<EngineImage, EngineError> {
         self.record("image", reference)?;
         let image = self.state().images.get(reference).cloned();
-        image.ok_or_else(|| EngineError::ImageMissing {
-            reference: reference.to_owned(),
-        })
+        image.ok_or_else(|| EngineError::ImageMissing { reference: reference.to_owned() })
     }
 
     async fn images(&self) -> Result<Vec<EngineImage>, EngineError> {
@@ -387,11 +341,7 @@ impl Engine for FakeEngine {
         progress: &(dyn Fn(ImportProgress) + Send + Sync),
     ) -> Result<EngineImage, EngineError> {
         self.record("import", reference)?;
-        progress(ImportProgress {
-            step: "importing".to_owned(),
-            done_bytes: 1,
-            total_bytes: 1,
-        });
+        progress(ImportProgress { step: "importing".to_owned(), done_bytes: 1, total_bytes: 1 });
         let image = self.state().images.get(reference).cloned();
         image.ok_or_else(|| EngineError::BadArchive {
             path: archive.to_owned(),

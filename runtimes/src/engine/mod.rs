@@ -104,11 +104,7 @@ pub enum EngineError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("failed to {verb} `{thing}` within {} s", after.as_secs())]
-    Timeout {
-        verb: &'static str,
-        thing: String,
-        after: Duration,
-    },
+    Timeout { verb: &'static str, thing: String, after: Duration },
     /// The archive is not an OCI image, or does not match its digests.
     #[error("`{path}` is no usable OCI archive: {reason}")]
     BadArchive { path: PathBuf, reason: String },

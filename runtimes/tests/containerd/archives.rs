@@ -13,9 +13,7 @@ use tar::{Builder, EntryType, Header};
 
 pub fn sha256(bytes: &[u8]) -> String {
     let hash = Sha256::digest(bytes);
-    hash.iter().fold("sha256:".to_owned(), |text, byte| {
-        text + &format!("{byte:02x}")
-    })
+    hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The static program of the images, compiled into `directory`.
@@ -23,21 +21,10 @@ pub fn guest(directory: &Path) -> Vec<u8> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/containerd/guest.rs");
     let program = directory.join("guest");
     let mut command = Command::new("rustc");
-    command.args([
-        "--edition",
-        "2024",
-        "-O",
-        "-C",
-        "target-feature=+crt-static",
-    ]);
+    command.args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static"]);
     command.args(["-C", "panic=abort", "-C", "strip=symbols", "--target"]);
     command.arg(format!("{}-unknown-linux-gnu", std::env::consts::ARCH));
-    let status = command
-        .arg(source)
-        .arg("-o")
-        .arg(&program)
-        .status()
-        .unwrap();
+    let status = command.arg(source).arg("-o").arg(&program).status().unwrap();
     assert!(status.success(), "rustc failed on the guest program");
     fs::read(program).unwrap()
 }
@@ -52,10 +39,7 @@ pub struct Layer {
 
 impl Layer {
     pub fn new() -> Self {
-        Self {
-            builder: Some(Builder::new(Vec::new())),
-            ..Self::default()
-        }
+        Self { builder: Some(Builder::new(Vec::new())), ..Self::default() }
     }
 
     fn add(mut self, name: &str, kind: EntryType, mode: u32, content: &[u8]) -> Self {
@@ -90,10 +74,7 @@ pub struct ArchiveBuilder {
 
 impl ArchiveBuilder {
     pub fn new() -> Self {
-        Self {
-            tar: Builder::new(Vec::new()),
-            flip: None,
-        }
+        Self { tar: Builder::new(Vec::new()), flip: None }
     }
 
     /// Changes one byte in every blob of that kind, after its digest was taken.
@@ -126,11 +107,7 @@ impl ArchiveBuilder {
         let (mut blobs, mut diff_ids) = (Vec::new(), Vec::new());
         for mut layer in layers {
             let mut content = layer.builder.take().unwrap().into_inner().unwrap();
-            diff_ids.push(sha256(if layer.wrong_diff_id {
-                b"other"
-            } else {
-                &content
-            }));
+            diff_ids.push(sha256(if layer.wrong_diff_id { b"other" } else { &content }));
             let mut media_type = "application/vnd.oci.image.layer.v1.tar".to_owned();
             if layer.gzip {
                 content = gzip(&content);
@@ -150,11 +127,8 @@ impl ArchiveBuilder {
             "rootfs": {"type": "layers", "diff_ids": diff_ids},
         });
         let media_type = "application/vnd.oci.image.config.v1+json";
-        let configuration = self.blob(
-            "configuration",
-            media_type,
-            configuration.to_string().into_bytes(),
-        );
+        let configuration =
+            self.blob("configuration", media_type, configuration.to_string().into_bytes());
         let annotations = json!({"containerd.io/gc.ref.content": "evil"});
         let manifest = json!({"schemaVersion": 2, "config": configuration, "layers": blobs,
             "annotations": annotations});

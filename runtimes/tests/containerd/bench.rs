@@ -52,22 +52,14 @@ pub fn guest_program() -> &'static [u8] {
 
 impl Bench {
     pub async fn new(binaries: &Path, tools: &Path) -> Self {
-        let directory = tempfile::Builder::new()
-            .prefix("adrastea-engine-")
-            .tempdir()
-            .unwrap();
+        let directory = tempfile::Builder::new().prefix("adrastea-engine-").tempdir().unwrap();
         let settings = ManagedSettings {
             binary: binaries.join("bin/containerd"),
             root: directory.path().join("root"),
             run: directory.path().join("run"),
         };
         let engine = Containerd::connect(settings.socket(), "adrastea-test").unwrap();
-        let name = directory
-            .path()
-            .file_name()
-            .unwrap()
-            .to_string_lossy()
-            .into_owned();
+        let name = directory.path().file_name().unwrap().to_string_lossy().into_owned();
         let bench = Self {
             directory,
             tools: tools.to_owned(),
@@ -121,16 +113,11 @@ impl Bench {
             layer = layer.directory(directory);
         }
         let layer = layer.file("bin/guest", guest_program());
-        ArchiveBuilder::new()
-            .write(self.path("one.tar"), vec![layer])
-            .0
+        ArchiveBuilder::new().write(self.path("one.tar"), vec![layer]).0
     }
 
     pub async fn image(&self) -> EngineImage {
-        self.engine
-            .import(&self.one_layer(), REFERENCE, &|_| ())
-            .await
-            .unwrap()
+        self.engine.import(&self.one_layer(), REFERENCE, &|_| ()).await.unwrap()
     }
 
     pub fn spec(&self, id: &str, rootfs: &Path, arguments: &[&str]) -> Spec {
@@ -156,32 +143,17 @@ impl Bench {
         let rootfs = image.layers.last().unwrap();
         let io = self.path(id);
         fs::create_dir(&io).unwrap();
-        let stdio = Stdio {
-            stdin: io.join("stdin"),
-            stdout: io.join("stdout"),
-        };
+        let stdio = Stdio { stdin: io.join("stdin"), stdout: io.join("stdout") };
         for path in [&stdio.stdin, &stdio.stdout] {
             mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
         }
         let mut options = pipe::OpenOptions::new();
-        let output = options
-            .read_write(true)
-            .open_receiver(&stdio.stdout)
-            .unwrap();
+        let output = options.read_write(true).open_receiver(&stdio.stdout).unwrap();
         let input = options.open_sender(&stdio.stdin).unwrap();
         let id: SandboxId = id.parse().unwrap();
         let spec = self.spec(id.as_str(), rootfs, arguments);
-        let pid = self
-            .engine
-            .create(&id, &spec, &self.handler(), &stdio)
-            .await
-            .unwrap();
-        Created {
-            id,
-            pid,
-            input,
-            output,
-        }
+        let pid = self.engine.create(&id, &spec, &self.handler(), &stdio).await.unwrap();
+        Created { id, pid, input, output }
     }
 
     async fn remove_all(&self) -> Result<(), EngineError> {
@@ -216,19 +188,13 @@ impl Bench {
             left.push((0, mount.to_owned()));
         }
         remove_cgroups(self.cgroup.trim_start_matches('/'));
-        if left.is_empty() {
-            Ok(())
-        } else {
-            Err(format!("left behind: {left:?}"))
-        }
+        if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
     }
 }
 
 pub fn kill_process(pid: i32) {
-    let _ = nix::sys::signal::kill(
-        nix::unistd::Pid::from_raw(pid),
-        nix::sys::signal::Signal::SIGKILL,
-    );
+    let _ =
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
 fn processes_naming(text: &str) -> Vec<(i32, String)> {
@@ -249,10 +215,7 @@ fn processes_naming(text: &str) -> Vec<(i32, String)> {
 /// The runtime removes a sandbox's group, not the parent that it made for it.
 fn remove_cgroups(name: &str) {
     let root = Path::new("/sys/fs/cgroup");
-    let controllers = fs::read_dir(root)
-        .unwrap()
-        .flatten()
-        .map(|entry| entry.path());
+    let controllers = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path());
     for parent in controllers.chain([root.to_owned()]) {
         let _ = fs::remove_dir(parent.join(name));
     }

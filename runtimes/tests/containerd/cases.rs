@@ -48,15 +48,10 @@ cases![
     a_managed_containerd_is_adopted_and_stopped,
 ];
 
-const KILLED: ExitStatus = ExitStatus {
-    code: 137,
-    known: true,
-};
+const KILLED: ExitStatus = ExitStatus { code: 137, known: true };
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
-    timeout(Duration::from_secs(20), future)
-        .await
-        .expect("it takes too long")
+    timeout(Duration::from_secs(20), future).await.expect("it takes too long")
 }
 
 fn read(layers: &[std::path::PathBuf], layer: usize, name: &str) -> String {
@@ -65,24 +60,15 @@ fn read(layers: &[std::path::PathBuf], layer: usize, name: &str) -> String {
 
 fn three_layers() -> Vec<Layer> {
     vec![
-        Layer::new()
-            .directory("etc/")
-            .file("etc/a", b"bottom")
-            .file("gone", b"x"),
-        Layer::new()
-            .file("etc/a", b"middle")
-            .file(".wh.gone", b"")
-            .gzip(),
+        Layer::new().directory("etc/").file("etc/a", b"bottom").file("gone", b"x"),
+        Layer::new().file("etc/a", b"middle").file(".wh.gone", b"").gzip(),
         Layer::new().file("etc/b", b"top"),
     ]
 }
 
 async fn an_image_s_layers_lie_in_order(bench: Arc<Bench>) {
     let engine = &bench.engine;
-    assert!(matches!(
-        engine.image("x").await,
-        Err(EngineError::ImageMissing { .. })
-    ));
+    assert!(matches!(engine.image("x").await, Err(EngineError::ImageMissing { .. })));
     let (archive, digest) = ArchiveBuilder::new().write(bench.path("three.tar"), three_layers());
     let (done, total) = (AtomicU64::new(0), AtomicU64::new(0));
     let progress = |progress: ImportProgress| {
@@ -96,10 +82,7 @@ async fn an_image_s_layers_lie_in_order(bench: Arc<Bench>) {
     assert_eq!(image.reference, REFERENCE);
     assert_eq!(image.digest, digest);
     let environment = [("PATH", "/bin"), ("GREETING", "a=b")];
-    assert_eq!(
-        image.environment,
-        environment.map(|(a, b)| (a.to_owned(), b.to_owned()))
-    );
+    assert_eq!(image.environment, environment.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert_eq!(image.layers.len(), 3);
     assert_eq!(read(&image.layers, 0, "etc/b"), "top");
     assert_eq!(read(&image.layers, 1, "etc/a"), "middle");
@@ -114,16 +97,8 @@ async fn an_image_s_layers_lie_in_order(bench: Arc<Bench>) {
 
 async fn an_image_can_be_imported_again_and_replaced(bench: Arc<Bench>) {
     let (archive, _) = ArchiveBuilder::new().write(bench.path("three.tar"), three_layers());
-    let first = bench
-        .engine
-        .import(&archive, REFERENCE, &|_| ())
-        .await
-        .unwrap();
-    let again = bench
-        .engine
-        .import(&archive, REFERENCE, &|_| ())
-        .await
-        .unwrap();
+    let first = bench.engine.import(&archive, REFERENCE, &|_| ()).await.unwrap();
+    let again = bench.engine.import(&archive, REFERENCE, &|_| ()).await.unwrap();
     assert_eq!(first, again);
 
     let other = bench.image().await;
@@ -138,31 +113,18 @@ async fn broken_archives_are_refused_and_leave_nothing(bench: Arc<Bench>) {
     for kind in ["layer", "configuration", "manifest"] {
         let path = bench.path(&format!("{kind}.tar"));
         let (archive, _) = ArchiveBuilder::new().flip(kind).write(path, three_layers());
-        let error = engine
-            .import(&archive, REFERENCE, &|_| ())
-            .await
-            .unwrap_err();
-        let EngineError::BadArchive { reason, .. } = error else {
-            panic!("{error:?}")
-        };
+        let error = engine.import(&archive, REFERENCE, &|_| ()).await.unwrap_err();
+        let EngineError::BadArchive { reason, .. } = error else { panic!("{error:?}") };
         assert!(reason.contains("another digest"), "{kind}: {reason}");
     }
     let mut layers = three_layers();
     layers[1].wrong_diff_id = true;
     let (archive, _) = ArchiveBuilder::new().write(bench.path("diff.tar"), layers);
-    let error = engine
-        .import(&archive, REFERENCE, &|_| ())
-        .await
-        .unwrap_err();
-    let EngineError::BadArchive { reason, .. } = error else {
-        panic!("{error:?}")
-    };
+    let error = engine.import(&archive, REFERENCE, &|_| ()).await.unwrap_err();
+    let EngineError::BadArchive { reason, .. } = error else { panic!("{error:?}") };
     assert!(reason.contains("unpacks to"), "{reason}");
 
-    let error = engine
-        .import(Path::new("/nowhere.tar"), REFERENCE, &|_| ())
-        .await
-        .unwrap_err();
+    let error = engine.import(Path::new("/nowhere.tar"), REFERENCE, &|_| ()).await.unwrap_err();
     assert_eq!(error.to_string(), "failed to read `/nowhere.tar`");
 
     assert!(engine.images().await.unwrap().is_empty());
@@ -180,24 +142,13 @@ async fn an_interrupted_import_can_be_repeated(bench: Arc<Bench>) {
                 kill_process(pid);
             }
         };
-        let error = bench
-            .engine
-            .import(&archive, REFERENCE, &progress)
-            .await
-            .unwrap_err();
-        assert!(
-            matches!(error, EngineError::Unavailable { .. }),
-            "{step}: {error:?}"
-        );
+        let error = bench.engine.import(&archive, REFERENCE, &progress).await.unwrap_err();
+        assert!(matches!(error, EngineError::Unavailable { .. }), "{step}: {error:?}");
         bench.kill_containerd().await;
         bench.ensure().await;
         assert!(bench.engine.images().await.unwrap().is_empty());
     }
-    let image = bench
-        .engine
-        .import(&archive, REFERENCE, &|_| ())
-        .await
-        .unwrap();
+    let image = bench.engine.import(&archive, REFERENCE, &|_| ()).await.unwrap();
     assert!(image.layers[0].join("bin/guest").exists());
 }
 
@@ -205,19 +156,10 @@ async fn a_task_runs_hears_speaks_and_exits(bench: Arc<Bench>) {
     bench.image().await;
     let created = bench.create("exits0000000", &["exit", "7"]).await;
     assert!(Path::new(&format!("/proc/{}", created.pid)).exists());
-    assert_eq!(
-        bench.engine.list().await.unwrap()[0].state,
-        TaskState::Created
-    );
+    assert_eq!(bench.engine.list().await.unwrap()[0].state, TaskState::Created);
     bench.engine.start(&created.id).await.unwrap();
     let status = soon(bench.engine.wait(&created.id)).await.unwrap();
-    assert_eq!(
-        status,
-        ExitStatus {
-            code: 7,
-            known: true
-        }
-    );
+    assert_eq!(status, ExitStatus { code: 7, known: true });
     // Still to be asked until it is deleted.
     assert_eq!(soon(bench.engine.wait(&created.id)).await.unwrap(), status);
     let listed = bench.engine.list().await.unwrap();
@@ -239,10 +181,7 @@ async fn a_killed_task_is_told_apart_and_removal_is_idempotent(bench: Arc<Bench>
     let created = bench.create("sleeps000000", &["sleep"]).await;
     engine.start(&created.id).await.unwrap();
     let listed = engine.list().await.unwrap();
-    assert_eq!(
-        (listed[0].state, listed[0].pid),
-        (TaskState::Running, created.pid)
-    );
+    assert_eq!((listed[0].state, listed[0].pid), (TaskState::Running, created.pid));
     engine.kill(&created.id, 9).await.unwrap();
     assert_eq!(soon(engine.wait(&created.id)).await.unwrap(), KILLED);
     engine.kill(&created.id, 9).await.unwrap();
@@ -264,31 +203,18 @@ async fn a_failed_create_leaves_nothing(bench: Arc<Bench>) {
     let image = bench.image().await;
     let id: SandboxId = "broken000000".parse().unwrap();
     let spec = bench.spec(id.as_str(), &image.layers[0], &["sleep"]);
-    let nowhere = Stdio {
-        stdin: "/dev/null".into(),
-        stdout: "/dev/null".into(),
-    };
+    let nowhere = Stdio { stdin: "/dev/null".into(), stdout: "/dev/null".into() };
     let mut handler = bench.handler();
     let HandlerOptions::Runc { binary, .. } = &mut handler.options;
     *binary = "/nowhere/runc".into();
-    let error = bench
-        .engine
-        .create(&id, &spec, &handler, &nowhere)
-        .await
-        .unwrap_err();
+    let error = bench.engine.create(&id, &spec, &handler, &nowhere).await.unwrap_err();
     assert_eq!(error.to_string(), "failed to create task `broken000000`");
     assert!(bench.engine.list().await.unwrap().is_empty());
 
     // An id in use: refused, and the sandbox that has it stays.
     let created = bench.create("existing0000", &["sleep"]).await;
     let handler = bench.handler();
-    assert!(
-        bench
-            .engine
-            .create(&created.id, &spec, &handler, &nowhere)
-            .await
-            .is_err()
-    );
+    assert!(bench.engine.create(&created.id, &spec, &handler, &nowhere).await.is_err());
     assert_eq!(bench.engine.list().await.unwrap().len(), 1);
 }
 
@@ -302,22 +228,13 @@ async fn waiting_survives_a_restart_of_containerd(bench: Arc<Bench>) {
 
     bench.kill_containerd().await;
     let error = bench.engine.kill(&created.id, 0).await.unwrap_err();
-    assert!(
-        matches!(error, EngineError::Unavailable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, EngineError::Unavailable { .. }), "{error:?}");
     let error = bench.engine.list().await.unwrap_err();
-    assert!(
-        matches!(error, EngineError::Unavailable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, EngineError::Unavailable { .. }), "{error:?}");
     assert!(!bench.ensure().await);
 
     let listed = bench.engine.list().await.unwrap();
-    assert_eq!(
-        (listed[0].state, listed[0].pid),
-        (TaskState::Running, created.pid)
-    );
+    assert_eq!((listed[0].state, listed[0].pid), (TaskState::Running, created.pid));
     sleep(Duration::from_millis(500)).await;
     assert!(!waiting.is_finished());
     bench.engine.kill(&created.id, 9).await.unwrap();
@@ -365,20 +282,14 @@ async fn a_managed_containerd_is_adopted_and_stopped(bench: Arc<Bench>) {
         assert_eq!(bench.containerd_pid().await, pid);
     }
     let version = bench.engine.version().await.unwrap();
-    assert!(
-        version.starts_with("2.") || version.starts_with("1.7."),
-        "{version}"
-    );
+    assert!(version.starts_with("2.") || version.starts_with("1.7."), "{version}");
 
     let managed = ManagedContainerd::ensure(&bench.settings).await.unwrap();
     managed.stop().await.unwrap();
     assert!(Path::new(&format!("/proc/{pid}/exe")).read_link().is_err());
     assert!(!socket.exists() && !pidfile.exists());
     let error = bench.engine.version().await.unwrap_err();
-    assert!(
-        matches!(error, EngineError::Unavailable { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, EngineError::Unavailable { .. }), "{error:?}");
 
     let mut settings = bench.settings.clone();
     settings.binary = "/bin/true".into();

@@ -32,17 +32,12 @@ fn main() -> ExitCode {
             move || run(*case, current, tools)
         }));
         let older = older.clone();
-        trials.push(Trial::ignorable_test(
-            format!("containerd_1_7::{name}"),
-            move || {
-                if older.is_none() {
-                    return Ok(Completion::ignored_with(
-                        "ADRASTEA_CONTAINERD_1_7 is not set",
-                    ));
-                }
-                run(*case, older, tools).map(|()| Completion::Completed)
-            },
-        ));
+        trials.push(Trial::ignorable_test(format!("containerd_1_7::{name}"), move || {
+            if older.is_none() {
+                return Ok(Completion::ignored_with("ADRASTEA_CONTAINERD_1_7 is not set"));
+            }
+            run(*case, older, tools).map(|()| Completion::Completed)
+        }));
     }
     libtest_mimic::run(&arguments, trials).exit_code()
 }
@@ -52,11 +47,9 @@ fn run(case: Case, binaries: Option<PathBuf>, tools: Option<PathBuf>) -> Result<
         return Err("this test needs root: it runs a real containerd".into());
     }
     let (Some(binaries), Some(tools)) = (binaries, tools) else {
-        return Err(
-            "ADRASTEA_TOOLS is not set: name a directory with bin/containerd, \
+        return Err("ADRASTEA_TOOLS is not set: name a directory with bin/containerd, \
                     bin/containerd-shim-runc-v2 and bin/runc"
-                .into(),
-        );
+            .into());
     };
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -66,10 +66,9 @@ fn bad<T>(reason: impl Into<String>) -> Result<T, ArchiveError> {
 impl ArchiveError {
     pub(super) fn into_engine(self, path: &Path) -> EngineError {
         match self {
-            Self::Unusable(Unusable(reason)) => EngineError::BadArchive {
-                path: path.to_owned(),
-                reason,
-            },
+            Self::Unusable(Unusable(reason)) => {
+                EngineError::BadArchive { path: path.to_owned(), reason }
+            }
             Self::Io(error) => EngineError::Failed {
                 verb: "read",
                 thing: path.display().to_string(),
@@ -95,15 +94,8 @@ impl Archive {
                 EntryType::Regular | EntryType::Continuous => {}
                 other => return bad(format!("`{name}` is of the type {other:?}")),
             }
-            let extent = Extent {
-                offset: entry.raw_file_position(),
-                size: entry.size(),
-            };
-            if extent
-                .offset
-                .checked_add(extent.size)
-                .is_none_or(|end| end > length)
-            {
+            let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
+            if extent.offset.checked_add(extent.size).is_none_or(|end| end > length) {
                 return bad(format!("`{name}` is cut off"));
             }
             if entries.len() == ENTRY_LIMIT {
@@ -113,11 +105,7 @@ impl Archive {
                 return bad(format!("`{name}` is in it twice"));
             }
         }
-        Ok(Self {
-            path: path.to_owned(),
-            file,
-            entries,
-        })
+        Ok(Self { path: path.to_owned(), file, entries })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -166,9 +154,8 @@ impl Archive {
         let Some(extent) = self.entries.get("index.json") else {
             return bad("it has no file `index.json`");
         };
-        let index = parse("index.json", &self.read(*extent)?, |bytes| {
-            ImageIndex::from_reader(bytes)
-        })?;
+        let index =
+            parse("index.json", &self.read(*extent)?, |bytes| ImageIndex::from_reader(bytes))?;
         let mut found: Vec<ImageFacts> = Vec::new();
         let mut refused = None;
         let mut budget = ENTRY_LIMIT;
@@ -183,15 +170,13 @@ impl Archive {
         found.dedup_by(|left, right| left.manifest.digest() == right.manifest.digest());
         match (found.pop(), refused) {
             (Some(facts), _) if found.is_empty() => Ok(facts),
-            (Some(_), _) => bad(format!(
-                "it holds {} images for this platform instead of one",
-                found.len() + 1
-            )),
+            (Some(_), _) => {
+                bad(format!("it holds {} images for this platform instead of one", found.len() + 1))
+            }
             (None, Some(reason)) => Err(reason.into()),
-            (None, None) => bad(format!(
-                "it holds no image for linux/{}",
-                super::manifest::host_architecture()
-            )),
+            (None, None) => {
+                bad(format!("it holds no image for linux/{}", super::manifest::host_architecture()))
+            }
         }
     }
 
@@ -225,9 +210,8 @@ impl Archive {
     }
 
     fn facts(&self, descriptor: Descriptor) -> Result<ImageFacts, ArchiveError> {
-        let manifest = parse("manifest", &self.json(&descriptor)?, |bytes| {
-            ImageManifest::from_reader(bytes)
-        })?;
+        let manifest =
+            parse("manifest", &self.json(&descriptor)?, |bytes| ImageManifest::from_reader(bytes))?;
         let configuration = parse("configuration", &self.json(manifest.config())?, |bytes| {
             ImageConfiguration::from_reader(bytes)
         })?;
@@ -251,9 +235,7 @@ fn plain_name(raw: &[u8]) -> Result<String, Unusable> {
     let name = name.trim_end_matches('/');
     let tricky = name.starts_with('/')
         || name.contains('\0')
-        || name
-            .split('/')
-            .any(|part| part == ".." || (part == "." && name != "."));
+        || name.split('/').any(|part| part == ".." || (part == "." && name != "."));
     if tricky {
         return unusable(format!("`{}` is no plain name", name.escape_default()));
     }

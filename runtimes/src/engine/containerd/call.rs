@@ -40,10 +40,7 @@ impl CallError {
     /// finished" is wrapped into other codes on its way up.
     pub(super) fn is_absence(&self) -> bool {
         match self {
-            Self::Refused {
-                code: Code::NotFound,
-                ..
-            } => true,
+            Self::Refused { code: Code::NotFound, .. } => true,
             Self::Refused { message, .. } => message.contains("process already finished"),
             Self::Unreachable(_) | Self::Late(_) => false,
         }
@@ -57,16 +54,13 @@ impl CallError {
     ) -> EngineError {
         let thing = thing.into();
         match self {
-            Self::Unreachable(source) => EngineError::Unavailable {
-                socket: socket.to_owned(),
-                source,
-            },
+            Self::Unreachable(source) => {
+                EngineError::Unavailable { socket: socket.to_owned(), source }
+            }
             Self::Late(after) => EngineError::Timeout { verb, thing, after },
-            Self::Refused { message, .. } => EngineError::Failed {
-                verb,
-                thing,
-                source: Box::new(Refusal { message }),
-            },
+            Self::Refused { message, .. } => {
+                EngineError::Failed { verb, thing, source: Box::new(Refusal { message }) }
+            }
         }
     }
 }
@@ -79,10 +73,7 @@ impl From<Status> for CallError {
         if status.source().is_some() {
             Self::Unreachable(Box::new(status))
         } else {
-            Self::Refused {
-                code: status.code(),
-                message: status.message().to_owned(),
-            }
+            Self::Refused { code: status.code(), message: status.message().to_owned() }
         }
     }
 }
@@ -93,11 +84,7 @@ pub(super) fn failed(
     thing: impl Into<String>,
     reason: impl Into<String>,
 ) -> EngineError {
-    EngineError::Failed {
-        verb,
-        thing: thing.into(),
-        source: Box::new(Reason(reason.into())),
-    }
+    EngineError::Failed { verb, thing: thing.into(), source: Box::new(Reason(reason.into())) }
 }
 
 #[cfg(test)]

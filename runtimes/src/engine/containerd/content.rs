@@ -64,10 +64,7 @@ impl Containerd {
         let limit = usize::try_from(JSON_LIMIT).unwrap_or(usize::MAX);
         let bytes = self
             .call(SHORT, |channel| async move {
-                let mut stream = ContentClient::new(channel)
-                    .read(request)
-                    .await?
-                    .into_inner();
+                let mut stream = ContentClient::new(channel).read(request).await?.into_inner();
                 let mut bytes = Vec::new();
                 while let Some(message) = stream.message().await? {
                     bytes.extend(message.data);
@@ -89,12 +86,9 @@ impl Containerd {
     }
 
     pub(super) async fn has_blob(&self, digest: &str) -> Result<bool, CallError> {
-        let request = self.request(InfoRequest {
-            digest: digest.to_owned(),
-        });
-        let asking = self.call(SHORT, |channel| async {
-            ContentClient::new(channel).info(request).await
-        });
+        let request = self.request(InfoRequest { digest: digest.to_owned() });
+        let asking =
+            self.call(SHORT, |channel| async { ContentClient::new(channel).info(request).await });
         match asking.await {
             Ok(_) => Ok(true),
             Err(error) if error.is(Code::NotFound) => Ok(false),
@@ -121,11 +115,9 @@ impl Containerd {
                 paths: labels.keys().map(|key| format!("labels.{key}")).collect(),
             }),
         });
-        self.call(SHORT, |channel| async {
-            ContentClient::new(channel).update(request).await
-        })
-        .await
-        .map(|_| ())
+        self.call(SHORT, |channel| async { ContentClient::new(channel).update(request).await })
+            .await
+            .map(|_| ())
     }
 
     /// Stores one blob of an archive, unless the store has it. `written` is
@@ -143,9 +135,7 @@ impl Containerd {
             // What an import that was killed left half written.
             let reference = format!("adrastea-{digest}");
             self.abort_write(&reference).await?;
-            let stored = self
-                .write_new(lease, source, blob, &reference, &labels, written)
-                .await;
+            let stored = self.write_new(lease, source, blob, &reference, &labels, written).await;
             match stored {
                 Ok(()) => return Ok(()),
                 Err(StoreError::Call(error)) if error.is(Code::AlreadyExists) => {}
@@ -160,12 +150,9 @@ impl Containerd {
     }
 
     async fn abort_write(&self, reference: &str) -> Result<(), CallError> {
-        let request = self.request(AbortRequest {
-            r#ref: reference.to_owned(),
-        });
-        let aborting = self.call(SHORT, |channel| async {
-            ContentClient::new(channel).abort(request).await
-        });
+        let request = self.request(AbortRequest { r#ref: reference.to_owned() });
+        let aborting =
+            self.call(SHORT, |channel| async { ContentClient::new(channel).abort(request).await });
         match aborting.await {
             Err(error) if !error.is(Code::NotFound) => Err(error),
             _ => Ok(()),
@@ -196,26 +183,19 @@ impl Containerd {
         send(&sender, message(WriteAction::Stat)).await?;
         let mut answers = self
             .call(LONG, |channel| async {
-                Ok(ContentClient::new(channel)
-                    .write(request)
-                    .await?
-                    .into_inner())
+                Ok(ContentClient::new(channel).write(request).await?.into_inner())
             })
             .await?;
         // containerd may have the blob for another namespace: then it starts at the end.
         let known = answer(&mut answers, LONG).await?.offset;
         let known = u64::try_from(known).unwrap_or(0);
 
-        file.seek(SeekFrom::Start(extent.offset))
-            .await
-            .map_err(StoreError::Archive)?;
+        file.seek(SeekFrom::Start(extent.offset)).await.map_err(StoreError::Archive)?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut done = 0;
         while done < extent.size {
-            let wanted = usize::try_from(extent.size - done)
-                .unwrap_or(CHUNK)
-                .min(CHUNK);
+            let wanted = usize::try_from(extent.size - done).unwrap_or(CHUNK).min(CHUNK);
             let chunk = &mut buffer[..wanted];
             file.read_exact(chunk).await.map_err(StoreError::Archive)?;
             hasher.update(&*chunk);

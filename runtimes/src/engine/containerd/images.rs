@@ -38,24 +38,16 @@ impl From<Unusable> for FactsError {
 
 impl Containerd {
     pub(super) async fn find_image(&self, reference: &str) -> Result<EngineImage, EngineError> {
-        let request = self.request(GetImageRequest {
-            name: reference.to_owned(),
-        });
+        let request = self.request(GetImageRequest { name: reference.to_owned() });
         let finding = self.call(SHORT, |channel| async {
-            Ok(ImagesClient::new(channel)
-                .get(request)
-                .await?
-                .into_inner()
-                .image)
+            Ok(ImagesClient::new(channel).get(request).await?.into_inner().image)
         });
         match finding.await {
             Ok(Some(image)) => self.describe(image).await,
-            Ok(None) => Err(EngineError::ImageMissing {
-                reference: reference.to_owned(),
-            }),
-            Err(error) if error.is(Code::NotFound) => Err(EngineError::ImageMissing {
-                reference: reference.to_owned(),
-            }),
+            Ok(None) => Err(EngineError::ImageMissing { reference: reference.to_owned() }),
+            Err(error) if error.is(Code::NotFound) => {
+                Err(EngineError::ImageMissing { reference: reference.to_owned() })
+            }
             Err(error) => Err(self.error("find image", reference)(error)),
         }
     }
@@ -66,11 +58,7 @@ impl Containerd {
         let request = self.request(ListImagesRequest::default());
         let images = self
             .call(SHORT, |channel| async {
-                Ok(ImagesClient::new(channel)
-                    .list(request)
-                    .await?
-                    .into_inner()
-                    .images)
+                Ok(ImagesClient::new(channel).list(request).await?.into_inner().images)
             })
             .await
             .map_err(self.error("list", "images"))?;
@@ -115,11 +103,8 @@ impl Containerd {
         let layers = lower_directories(&mounts)
             .map_err(|Unusable(reason)| failed("use image", &reference, reason))?;
         if layers.len() != facts.layers.len() {
-            let reason = format!(
-                "its view has {} layers instead of {}",
-                layers.len(),
-                facts.layers.len()
-            );
+            let reason =
+                format!("its view has {} layers instead of {}", layers.len(), facts.layers.len());
             return Err(failed("use image", reference, reason));
         }
         Ok(EngineImage {
@@ -156,9 +141,8 @@ impl Containerd {
 
     /// From the target (an index or a manifest) to the facts for this host.
     async fn facts(&self, target: &str) -> Result<ImageFacts, FactsError> {
-        let mut digest: Digest = target
-            .parse()
-            .map_err(|_| Unusable(format!("its target `{target}` is no digest")))?;
+        let mut digest: Digest =
+            target.parse().map_err(|_| Unusable(format!("its target `{target}` is no digest")))?;
         // An index may point to an index.
         for _ in 0..4 {
             let bytes = self.read_blob(digest.as_ref()).await?;

@@ -51,9 +51,7 @@ impl Containerd {
         });
         let (archive, image) = open_archive(path).await?;
         let lease = self.open_lease(reference).await?;
-        let imported = self
-            .import_leased(&lease, &archive, &image, reference, progress)
-            .await;
+        let imported = self.import_leased(&lease, &archive, &image, reference, progress).await;
         // Without connection the lease stays, and the next import takes it up.
         self.close_lease(&lease).await;
         imported
@@ -67,15 +65,13 @@ impl Containerd {
         reference: &str,
         progress: Progress<'_>,
     ) -> Result<EngineImage, EngineError> {
-        self.store(lease, archive, image, progress)
-            .await
-            .map_err(|error| match error {
-                StoreError::Call(error) => self.error("store image", reference)(error),
-                StoreError::Archive(error) => ArchiveError::Io(error).into_engine(archive.path()),
-                StoreError::Unusable(reason) => {
-                    ArchiveError::Unusable(reason).into_engine(archive.path())
-                }
-            })?;
+        self.store(lease, archive, image, progress).await.map_err(|error| match error {
+            StoreError::Call(error) => self.error("store image", reference)(error),
+            StoreError::Archive(error) => ArchiveError::Io(error).into_engine(archive.path()),
+            StoreError::Unusable(reason) => {
+                ArchiveError::Unusable(reason).into_engine(archive.path())
+            }
+        })?;
         let total: u64 = image.layers.iter().map(|layer| layer.blob.size()).sum();
         let unpacked = |done| {
             progress(ImportProgress {
@@ -85,14 +81,12 @@ impl Containerd {
             });
         };
         unpacked(0);
-        self.unpack(lease, image, &unpacked)
-            .await
-            .map_err(|error| match error {
-                UnpackError::Call(error) => self.error("unpack image", reference)(error),
-                UnpackError::Unusable(reason) => {
-                    ArchiveError::Unusable(reason).into_engine(archive.path())
-                }
-            })?;
+        self.unpack(lease, image, &unpacked).await.map_err(|error| match error {
+            UnpackError::Call(error) => self.error("unpack image", reference)(error),
+            UnpackError::Unusable(reason) => {
+                ArchiveError::Unusable(reason).into_engine(archive.path())
+            }
+        })?;
         self.record(reference, &image.manifest)
             .await
             .map_err(self.error("record image", reference))?;
@@ -127,9 +121,7 @@ impl Containerd {
         blobs.push((&image.configuration, configuration_labels));
         blobs.push((&image.manifest, manifest_labels));
 
-        let mut file = File::open(archive.path())
-            .await
-            .map_err(StoreError::Archive)?;
+        let mut file = File::open(archive.path()).await.map_err(StoreError::Archive)?;
         let total = image.size_bytes();
         let mut before = 0;
         for (blob, labels) in blobs {
@@ -141,10 +133,8 @@ impl Containerd {
                     total_bytes: total,
                 });
             };
-            self.lease_resource(lease, "content", blob.digest().as_ref())
-                .await?;
-            self.write_blob(lease, (&mut file, extent), blob, labels, &written)
-                .await?;
+            self.lease_resource(lease, "content", blob.digest().as_ref()).await?;
+            self.write_blob(lease, (&mut file, extent), blob, labels, &written).await?;
             before += blob.size();
         }
         Ok(())
@@ -167,35 +157,26 @@ impl Containerd {
             image: Some(image.clone()),
             ..CreateImageRequest::default()
         });
-        let creating = self.call(SHORT, |channel| async {
-            ImagesClient::new(channel).create(request).await
-        });
+        let creating =
+            self.call(SHORT, |channel| async { ImagesClient::new(channel).create(request).await });
         match creating.await {
             Ok(_) => return Ok(()),
             Err(error) if error.is(Code::AlreadyExists) => {}
             Err(error) => return Err(error),
         }
-        let request = self.request(UpdateImageRequest {
-            image: Some(image),
-            ..UpdateImageRequest::default()
-        });
-        self.call(SHORT, |channel| async {
-            ImagesClient::new(channel).update(request).await
-        })
-        .await
-        .map(|_| ())
+        let request = self
+            .request(UpdateImageRequest { image: Some(image), ..UpdateImageRequest::default() });
+        self.call(SHORT, |channel| async { ImagesClient::new(channel).update(request).await })
+            .await
+            .map(|_| ())
     }
 
     /// One lease per name: an import that was killed is taken up by the next.
     pub(super) async fn open_lease(&self, reference: &str) -> Result<String, EngineError> {
         let id = format!("adrastea-import-{}", &sha256(reference.as_bytes())[7..39]);
-        let request = self.request(CreateRequest {
-            id: id.clone(),
-            labels: HashMap::new(),
-        });
-        let creating = self.call(SHORT, |channel| async {
-            LeasesClient::new(channel).create(request).await
-        });
+        let request = self.request(CreateRequest { id: id.clone(), labels: HashMap::new() });
+        let creating =
+            self.call(SHORT, |channel| async { LeasesClient::new(channel).create(request).await });
         match creating.await {
             Err(error) if !error.is(Code::AlreadyExists) => {
                 Err(self.error("lease image", reference)(error))
@@ -205,13 +186,9 @@ impl Containerd {
     }
 
     pub(super) async fn close_lease(&self, id: &str) {
-        let request = self.request(DeleteRequest {
-            id: id.to_owned(),
-            sync: true,
-        });
-        let deleting = self.call(COLLECT, |channel| async {
-            LeasesClient::new(channel).delete(request).await
-        });
+        let request = self.request(DeleteRequest { id: id.to_owned(), sync: true });
+        let deleting = self
+            .call(COLLECT, |channel| async { LeasesClient::new(channel).delete(request).await });
         match deleting.await {
             Err(error) if !error.is(Code::NotFound) => {
                 tracing::warn!(lease = id, ?error, "failed to delete a lease");
@@ -229,16 +206,11 @@ impl Containerd {
     ) -> Result<(), CallError> {
         let request = self.request(AddResourceRequest {
             id: lease.to_owned(),
-            resource: Some(Resource {
-                id: id.to_owned(),
-                r#type: kind.to_owned(),
-            }),
+            resource: Some(Resource { id: id.to_owned(), r#type: kind.to_owned() }),
         });
-        self.call(SHORT, |channel| async {
-            LeasesClient::new(channel).add_resource(request).await
-        })
-        .await
-        .map(|_| ())
+        self.call(SHORT, |channel| async { LeasesClient::new(channel).add_resource(request).await })
+            .await
+            .map(|_| ())
     }
 }
 

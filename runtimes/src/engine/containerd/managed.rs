@@ -106,21 +106,11 @@ impl ManagedContainerd {
         let _lock = lock(&settings.run.join("containerd.lock")).await?;
         if let Some(process) = find(&settings).await {
             answers(&settings, None).await?;
-            process
-                .save(&settings.pidfile())
-                .map_err(io_error("write", &settings.pidfile()))?;
-            return Ok(Self {
-                settings,
-                process,
-                adopted: true,
-            });
+            process.save(&settings.pidfile()).map_err(io_error("write", &settings.pidfile()))?;
+            return Ok(Self { settings, process, adopted: true });
         }
         let process = start(&settings).await?;
-        Ok(Self {
-            settings,
-            process,
-            adopted: false,
-        })
+        Ok(Self { settings, process, adopted: false })
     }
 
     pub fn socket(&self) -> PathBuf {
@@ -174,10 +164,7 @@ async fn find(settings: &ManagedSettings) -> Option<Process> {
     if let Some(process) = Process::load(&settings.pidfile(), &settings.binary) {
         return Some(process);
     }
-    let connecting = timeout(
-        Duration::from_secs(1),
-        UnixStream::connect(settings.socket()),
-    );
+    let connecting = timeout(Duration::from_secs(1), UnixStream::connect(settings.socket()));
     let listener = connecting.await.ok()?.ok()?.peer_cred().ok()?.pid()?;
     Process::identify(listener, &settings.binary)
 }
@@ -216,23 +203,15 @@ async fn start(settings: &ManagedSettings) -> Result<Process, EngineError> {
     unsafe {
         command.pre_exec(|| nix::unistd::setsid().map(|_| ()).map_err(io::Error::from));
     }
-    let mut child = command
-        .spawn()
-        .map_err(io_error("start", &settings.binary))?;
+    let mut child = command.spawn().map_err(io_error("start", &settings.binary))?;
     let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
     let process = wait_for_exec(pid, &settings.binary).await;
     let Some(process) = process else {
         let _ = child.kill().await;
-        return Err(failed(
-            "start",
-            settings.binary.display().to_string(),
-            log_tail(&log),
-        ));
+        return Err(failed("start", settings.binary.display().to_string(), log_tail(&log)));
     };
     // Before it answers: a launcher that dies now must find it again.
-    process
-        .save(&settings.pidfile())
-        .map_err(io_error("write", &settings.pidfile()))?;
+    process.save(&settings.pidfile()).map_err(io_error("write", &settings.pidfile()))?;
     if let Err(error) = answers(settings, Some(&mut child)).await {
         let _ = child.kill().await;
         return Err(error);
@@ -266,15 +245,11 @@ async fn answers(
 ) -> Result<(), EngineError> {
     let until = Instant::now() + START;
     loop {
-        let asked = Containerd::connect(settings.socket(), "default")?
-            .version()
-            .await;
+        let asked = Containerd::connect(settings.socket(), "default")?.version().await;
         let Err(error) = asked else {
             return Ok(());
         };
-        let ended = child
-            .as_mut()
-            .and_then(|child| child.try_wait().ok().flatten());
+        let ended = child.as_mut().and_then(|child| child.try_wait().ok().flatten());
         if ended.is_some() {
             let tail = log_tail(&settings.log());
             return Err(failed("start", settings.binary.display().to_string(), tail));
@@ -288,10 +263,7 @@ async fn answers(
 
 /// The configuration format that this binary wants.
 async fn config_version(binary: &Path) -> Result<config::Format, EngineError> {
-    let asking = Command::new(binary)
-        .arg("--version")
-        .stdin(Stdio::null())
-        .output();
+    let asking = Command::new(binary).arg("--version").stdin(Stdio::null()).output();
     let output = match timeout(TERM, asking).await {
         Ok(output) => output.map_err(io_error("run", binary))?,
         Err(_) => {
@@ -329,12 +301,8 @@ fn log_tail(log: &Path) -> String {
 
 fn write_private(path: &Path, text: &str) -> io::Result<()> {
     use io::Write;
-    let mut file = OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file =
+        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())
 }
 
@@ -360,9 +328,5 @@ async fn lock(path: &Path) -> Result<Flock<fs::File>, EngineError> {
 
 fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> EngineError {
     let thing = path.display().to_string();
-    move |source| EngineError::Failed {
-        verb,
-        thing,
-        source: Box::new(source),
-    }
+    move |source| EngineError::Failed { verb, thing, source: Box::new(source) }
 }

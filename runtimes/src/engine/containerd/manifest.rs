@@ -48,9 +48,7 @@ pub(super) struct Layer {
 
 impl ImageFacts {
     pub(super) fn chain_id(&self) -> &str {
-        self.layers
-            .last()
-            .map_or("", |layer| layer.chain_id.as_str())
+        self.layers.last().map_or("", |layer| layer.chain_id.as_str())
     }
 
     pub(super) fn size_bytes(&self) -> u64 {
@@ -64,10 +62,8 @@ impl ImageFacts {
         parsed: &ImageManifest,
         configuration: &ImageConfiguration,
     ) -> Result<Self, Unusable> {
-        let (os, architecture) = (
-            configuration.os().to_string(),
-            configuration.architecture().to_string(),
-        );
+        let (os, architecture) =
+            (configuration.os().to_string(), configuration.architecture().to_string());
         if os != "linux" || architecture != host_architecture() {
             return unusable(format!(
                 "it is made for {os}/{architecture}, this node is linux/{}",
@@ -77,10 +73,7 @@ impl ImageFacts {
         let diff_ids = configuration.rootfs().diff_ids();
         let blobs = parsed.layers();
         if blobs.is_empty() || blobs.len() > LAYER_LIMIT {
-            return unusable(format!(
-                "it has {} layers, not 1 to {LAYER_LIMIT}",
-                blobs.len()
-            ));
+            return unusable(format!("it has {} layers, not 1 to {LAYER_LIMIT}", blobs.len()));
         }
         if blobs.len() != diff_ids.len() {
             return unusable(format!(
@@ -102,11 +95,7 @@ impl ImageFacts {
                 None => diff_id.clone(),
                 Some(below) => sha256(format!("{} {diff_id}", below.chain_id).as_bytes()),
             };
-            layers.push(Layer {
-                blob: blob.clone(),
-                diff_id: diff_id.clone(),
-                chain_id,
-            });
+            layers.push(Layer { blob: blob.clone(), diff_id: diff_id.clone(), chain_id });
         }
         Ok(Self {
             manifest,
@@ -118,10 +107,7 @@ impl ImageFacts {
 }
 
 fn environment(configuration: &ImageConfiguration) -> Vec<(String, String)> {
-    let lines = configuration
-        .config()
-        .as_ref()
-        .and_then(|config| config.env().clone());
+    let lines = configuration.config().as_ref().and_then(|config| config.env().clone());
     lines
         .unwrap_or_default()
         .iter()
@@ -173,17 +159,12 @@ pub(super) fn sha256(bytes: &[u8]) -> String {
 }
 
 pub(super) fn digest_text(hash: &[u8]) -> String {
-    hash.iter().fold("sha256:".to_owned(), |text, byte| {
-        text + &format!("{byte:02x}")
-    })
+    hash.iter().fold("sha256:".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 pub(super) fn is_sha256(text: &str) -> bool {
     text.strip_prefix("sha256:").is_some_and(|hex| {
-        hex.len() == 64
-            && hex
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
     })
 }
 
@@ -252,16 +233,11 @@ mod tests {
     #[test]
     fn chain_ids_follow_the_image_specification() {
         let (first, second) = (sha256(b"1"), sha256(b"2"));
-        let layers = [
-            descriptor(MediaType::ImageLayer, 'a'),
-            descriptor(MediaType::ImageLayer, 'b'),
-        ];
+        let layers =
+            [descriptor(MediaType::ImageLayer, 'a'), descriptor(MediaType::ImageLayer, 'b')];
         let facts = facts(&layers, &[&first, &second]).unwrap();
         assert_eq!(facts.layers[0].chain_id, first);
-        assert_eq!(
-            facts.chain_id(),
-            sha256(format!("{first} {second}").as_bytes())
-        );
+        assert_eq!(facts.chain_id(), sha256(format!("{first} {second}").as_bytes()));
         let environment = [("A", "1"), ("B", "x=y")].map(|(a, b)| (a.to_owned(), b.to_owned()));
         assert_eq!(facts.environment, environment);
     }

@@ -100,9 +100,7 @@ impl Containerd {
 
     fn request<T>(&self, message: T) -> Request<T> {
         let mut request = Request::new(message);
-        request
-            .metadata_mut()
-            .insert("containerd-namespace", self.inner.namespace_header.clone());
+        request.metadata_mut().insert("containerd-namespace", self.inner.namespace_header.clone());
         request
     }
 
@@ -152,11 +150,7 @@ impl Containerd {
 
     async fn probe(&self) -> Result<String, Box<dyn Error + Send + Sync>> {
         let asking = self.call_unbounded(|channel| async {
-            Ok(VersionClient::new(channel)
-                .version(())
-                .await?
-                .into_inner()
-                .version)
+            Ok(VersionClient::new(channel).version(()).await?.into_inner().version)
         });
         match timeout(CONNECT, asking).await {
             Ok(Ok(version)) => Ok(version),
@@ -181,10 +175,9 @@ impl Engine for Containerd {
                 let bare = version.split(['+', '~']).next().unwrap_or_default();
                 Ok(bare.trim_start_matches('v').to_owned())
             }
-            Err(source) => Err(EngineError::Unavailable {
-                socket: self.inner.socket.clone(),
-                source,
-            }),
+            Err(source) => {
+                Err(EngineError::Unavailable { socket: self.inner.socket.clone(), source })
+            }
         }
     }
 

@@ -33,19 +33,13 @@ pub(super) fn runtime(handler: &Handler) -> Runtime {
     };
     Runtime {
         name: handler.runtime.clone(),
-        options: Some(Any {
-            type_url: RUNC_OPTIONS.to_owned(),
-            value: options.encode_to_vec(),
-        }),
+        options: Some(Any { type_url: RUNC_OPTIONS.to_owned(), value: options.encode_to_vec() }),
     }
 }
 
 /// The spec as containerd hands it to the shim.
 pub(super) fn spec(spec: &Spec) -> Result<Any, serde_json::Error> {
-    Ok(Any {
-        type_url: SPEC.to_owned(),
-        value: serde_json::to_vec(spec)?,
-    })
+    Ok(Any { type_url: SPEC.to_owned(), value: serde_json::to_vec(spec)? })
 }
 
 #[cfg(test)]
@@ -58,10 +52,7 @@ mod tests {
     fn runc_options_have_the_field_numbers_of_containerd() {
         let handler = Handler {
             runtime: "io.containerd.runc.v2".to_owned(),
-            options: HandlerOptions::Runc {
-                binary: "/a".into(),
-                root: "/b".into(),
-            },
+            options: HandlerOptions::Runc { binary: "/a".into(), root: "/b".into() },
         };
         let options = runtime(&handler).options.unwrap();
         assert_eq!(options.type_url, "containerd.runc.v1.Options");

@@ -81,16 +81,10 @@ impl Containerd {
         });
         match timeout(LONG, receiver).await {
             Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(failed(
-                "create",
-                id.as_str(),
-                "the creating task ended early",
-            )),
-            Err(_) => Err(EngineError::Timeout {
-                verb: "create",
-                thing: id.to_string(),
-                after: LONG,
-            }),
+            Ok(Err(_)) => Err(failed("create", id.as_str(), "the creating task ended early")),
+            Err(_) => {
+                Err(EngineError::Timeout { verb: "create", thing: id.to_string(), after: LONG })
+            }
         }
     }
 
@@ -100,13 +94,9 @@ impl Containerd {
         task: CreateTaskRequest,
     ) -> Result<u32, EngineError> {
         let id = container.id.clone();
-        let request = self.request(CreateContainerRequest {
-            container: Some(container),
-        });
+        let request = self.request(CreateContainerRequest { container: Some(container) });
         let created = self
-            .call(SHORT, |channel| async {
-                ContainersClient::new(channel).create(request).await
-            })
+            .call(SHORT, |channel| async { ContainersClient::new(channel).create(request).await })
             .await;
         // An id that exists is not ours to remove.
         if let Err(error) = created {
@@ -119,11 +109,7 @@ impl Containerd {
         let request = self.request(task);
         let created = self
             .call(ABANDONED, |channel| async {
-                Ok(TasksClient::new(channel)
-                    .create(request)
-                    .await?
-                    .into_inner()
-                    .pid)
+                Ok(TasksClient::new(channel).create(request).await?.into_inner().pid)
             })
             .await;
         if created.is_err() {
@@ -139,16 +125,12 @@ impl Containerd {
     }
 
     pub(super) async fn start_task(&self, id: &str) -> Result<(), EngineError> {
-        let request = self.request(StartRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-        });
-        self.call(LONG, |channel| async {
-            TasksClient::new(channel).start(request).await
-        })
-        .await
-        .map(|_| ())
-        .map_err(self.error("start", id))
+        let request =
+            self.request(StartRequest { container_id: id.to_owned(), exec_id: String::new() });
+        self.call(LONG, |channel| async { TasksClient::new(channel).start(request).await })
+            .await
+            .map(|_| ())
+            .map_err(self.error("start", id))
     }
 
     pub(super) async fn kill_task(&self, id: &str, signal: i32) -> Result<(), EngineError> {
@@ -164,9 +146,7 @@ impl Containerd {
             all: false,
         });
         let killing = self
-            .call(SHORT, |channel| async {
-                TasksClient::new(channel).kill(request).await
-            })
+            .call(SHORT, |channel| async { TasksClient::new(channel).kill(request).await })
             .await;
         match killing {
             Err(error) if !error.is_absence() => Err(self.error("signal", id)(error)),
@@ -185,17 +165,11 @@ impl Containerd {
             }
             match self.process(id, SHORT).await {
                 Ok(process) if process.status() == Status::Stopped => {
-                    return Ok(ExitStatus {
-                        code: process.exit_status,
-                        known: true,
-                    });
+                    return Ok(ExitStatus { code: process.exit_status, known: true });
                 }
                 Ok(_) | Err(CallError::Unreachable(_) | CallError::Late(_)) => {}
                 Err(error) if error.is_absence() => {
-                    return Ok(ExitStatus {
-                        code: UNKNOWN_EXIT,
-                        known: false,
-                    });
+                    return Ok(ExitStatus { code: UNKNOWN_EXIT, known: false });
                 }
                 Err(error) => return Err(self.error("wait for", id)(error)),
             }
@@ -205,31 +179,19 @@ impl Containerd {
     }
 
     async fn wait_once(&self, id: &str) -> Result<u32, CallError> {
-        let request = self.request(WaitRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-        });
+        let request =
+            self.request(WaitRequest { container_id: id.to_owned(), exec_id: String::new() });
         self.call_unbounded(|channel| async {
-            Ok(TasksClient::new(channel)
-                .wait(request)
-                .await?
-                .into_inner()
-                .exit_status)
+            Ok(TasksClient::new(channel).wait(request).await?.into_inner().exit_status)
         })
         .await
     }
 
     async fn process(&self, id: &str, deadline: Duration) -> Result<Process, CallError> {
-        let request = self.request(GetRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-        });
+        let request =
+            self.request(GetRequest { container_id: id.to_owned(), exec_id: String::new() });
         self.call(deadline, |channel| async {
-            Ok(TasksClient::new(channel)
-                .get(request)
-                .await?
-                .into_inner()
-                .process)
+            Ok(TasksClient::new(channel).get(request).await?.into_inner().process)
         })
         .await?
         .ok_or_else(|| CallError::Refused {
@@ -241,9 +203,8 @@ impl Containerd {
     pub(super) async fn delete_sandbox(&self, id: &str) -> Result<(), EngineError> {
         self.delete_task(id).await?;
         let request = self.request(DeleteContainerRequest { id: id.to_owned() });
-        let deleting = self.call(SHORT, |channel| async {
-            ContainersClient::new(channel).delete(request).await
-        });
+        let deleting = self
+            .call(SHORT, |channel| async { ContainersClient::new(channel).delete(request).await });
         match deleting.await {
             Err(error) if !error.is_absence() => Err(self.error("delete container", id)(error)),
             _ => Ok(()),
@@ -278,38 +239,22 @@ impl Containerd {
             let _ = self.kill_task(id, 9).await;
             let _ = timeout(Duration::from_secs(5), self.wait_once(id)).await;
         }
-        let request = self.request(DeleteTaskRequest {
-            container_id: id.to_owned(),
-        });
-        self.call(LONG, |channel| async {
-            TasksClient::new(channel).delete(request).await
-        })
-        .await
-        .map(|_| ())
+        let request = self.request(DeleteTaskRequest { container_id: id.to_owned() });
+        self.call(LONG, |channel| async { TasksClient::new(channel).delete(request).await })
+            .await
+            .map(|_| ())
     }
 
     pub(super) async fn list_sandboxes(&self) -> Result<Vec<EngineSandbox>, EngineError> {
         let mut found: HashMap<String, EngineSandbox> = HashMap::new();
-        for id in self
-            .container_ids()
-            .await
-            .map_err(self.error("list", "containers"))?
-        {
-            let sandbox = EngineSandbox {
-                id: id.clone(),
-                state: TaskState::None,
-                pid: 0,
-            };
+        for id in self.container_ids().await.map_err(self.error("list", "containers"))? {
+            let sandbox = EngineSandbox { id: id.clone(), state: TaskState::None, pid: 0 };
             found.insert(id, sandbox);
         }
         let request = self.request(ListTasksRequest::default());
         let tasks = self
             .call(LONG, |channel| async {
-                Ok(TasksClient::new(channel)
-                    .list(request)
-                    .await?
-                    .into_inner()
-                    .tasks)
+                Ok(TasksClient::new(channel).list(request).await?.into_inner().tasks)
             })
             .await
             .map_err(self.error("list", "tasks"))?;
@@ -323,16 +268,8 @@ impl Containerd {
                 }
             };
             // The task service calls it by its own id where there is no container.
-            let id = if task.container_id.is_empty() {
-                task.id
-            } else {
-                task.container_id
-            };
-            let pid = if state == TaskState::Stopped {
-                0
-            } else {
-                task.pid
-            };
+            let id = if task.container_id.is_empty() { task.id } else { task.container_id };
+            let pid = if state == TaskState::Stopped { 0 } else { task.pid };
             found.insert(id.clone(), EngineSandbox { id, state, pid });
         }
         let mut sandboxes: Vec<_> = found.into_values().collect();
@@ -345,10 +282,8 @@ impl Containerd {
     async fn container_ids(&self) -> Result<Vec<String>, CallError> {
         let request = self.request(ListContainersRequest::default());
         self.call(LONG, |channel| async {
-            let mut stream = ContainersClient::new(channel)
-                .list_stream(request)
-                .await?
-                .into_inner();
+            let mut stream =
+                ContainersClient::new(channel).list_stream(request).await?.into_inner();
             let mut ids = Vec::new();
             while let Some(message) = stream.message().await? {
                 ids.extend(message.container.map(|container| container.id));

@@ -96,11 +96,7 @@ impl Containerd {
         let request = leased(request, lease);
         let mounts = self
             .call(SHORT, |channel| async {
-                Ok(SnapshotsClient::new(channel)
-                    .prepare(request)
-                    .await?
-                    .into_inner()
-                    .mounts)
+                Ok(SnapshotsClient::new(channel).prepare(request).await?.into_inner().mounts)
             })
             .await?;
         let request = self.request(ApplyRequest {
@@ -118,11 +114,7 @@ impl Containerd {
         let request = leased(request, lease);
         let applied = self
             .call(APPLY, |channel| async {
-                Ok(DiffClient::new(channel)
-                    .apply(request)
-                    .await?
-                    .into_inner()
-                    .applied)
+                Ok(DiffClient::new(channel).apply(request).await?.into_inner().applied)
             })
             .await?
             .unwrap_or_default();
@@ -142,10 +134,8 @@ impl Containerd {
             labels: HashMap::new(),
         });
         let request = leased(request, lease);
-        self.call(SHORT, |channel| async {
-            SnapshotsClient::new(channel).commit(request).await
-        })
-        .await?;
+        self.call(SHORT, |channel| async { SnapshotsClient::new(channel).commit(request).await })
+            .await?;
         Ok(())
     }
 
@@ -158,19 +148,12 @@ impl Containerd {
             parent: chain_id.to_owned(),
             labels: HashMap::from([
                 // Without it the layers vanish under running sandboxes.
-                (
-                    "containerd.io/gc.root".to_owned(),
-                    self.inner.namespace.clone(),
-                ),
+                ("containerd.io/gc.root".to_owned(), self.inner.namespace.clone()),
                 (INSTANCE_LABEL.to_owned(), self.inner.namespace.clone()),
             ]),
         });
         let viewing = self.call(SHORT, |channel| async {
-            Ok(SnapshotsClient::new(channel)
-                .view(request)
-                .await?
-                .into_inner()
-                .mounts)
+            Ok(SnapshotsClient::new(channel).view(request).await?.into_inner().mounts)
         });
         match viewing.await {
             Ok(mounts) => return Ok(Some(mounts)),
@@ -178,16 +161,9 @@ impl Containerd {
             Err(error) if error.is(Code::AlreadyExists) => {}
             Err(error) => return Err(error),
         }
-        let request = self.request(MountsRequest {
-            snapshotter: SNAPSHOTTER.to_owned(),
-            key,
-        });
+        let request = self.request(MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key });
         self.call(SHORT, |channel| async {
-            Ok(SnapshotsClient::new(channel)
-                .mounts(request)
-                .await?
-                .into_inner()
-                .mounts)
+            Ok(SnapshotsClient::new(channel).mounts(request).await?.into_inner().mounts)
         })
         .await
         .map(Some)
@@ -198,9 +174,8 @@ impl Containerd {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: key.to_owned(),
         });
-        let asking = self.call(SHORT, |channel| async {
-            SnapshotsClient::new(channel).stat(request).await
-        });
+        let asking =
+            self.call(SHORT, |channel| async { SnapshotsClient::new(channel).stat(request).await });
         match asking.await {
             Ok(_) => Ok(true),
             Err(error) if error.is(Code::NotFound) => Ok(false),
@@ -213,9 +188,8 @@ impl Containerd {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: key.to_owned(),
         });
-        let removing = self.call(SHORT, |channel| async {
-            SnapshotsClient::new(channel).remove(request).await
-        });
+        let removing = self
+            .call(SHORT, |channel| async { SnapshotsClient::new(channel).remove(request).await });
         match removing.await {
             Err(error) if !error.is(Code::NotFound) => Err(error),
             _ => Ok(()),
@@ -225,28 +199,19 @@ impl Containerd {
 
 /// Half of a digest: 128 bits tell chains apart.
 fn short(digest: &str) -> &str {
-    digest
-        .strip_prefix("sha256:")
-        .and_then(|hex| hex.get(..32))
-        .unwrap_or(digest)
+    digest.strip_prefix("sha256:").and_then(|hex| hex.get(..32)).unwrap_or(digest)
 }
 
 /// The directories of a view, topmost first. Options are found by their key:
 /// their order differs between versions of containerd.
 pub(super) fn lower_directories(mounts: &[Mount]) -> Result<Vec<PathBuf>, Unusable> {
     let [mount] = mounts else {
-        return unusable(format!(
-            "its view has {} mounts instead of one",
-            mounts.len()
-        ));
+        return unusable(format!("its view has {} mounts instead of one", mounts.len()));
     };
     let lowers = match mount.r#type.as_str() {
         // One layer needs no overlay.
         "bind" => vec![mount.source.as_str()],
-        "overlay" => match mount
-            .options
-            .iter()
-            .find_map(|option| option.strip_prefix("lowerdir="))
+        "overlay" => match mount.options.iter().find_map(|option| option.strip_prefix("lowerdir="))
         {
             Some(lowers) => lowers.split(':').collect(),
             None => return unusable("its view is an overlay without lower directories"),
@@ -255,10 +220,7 @@ pub(super) fn lower_directories(mounts: &[Mount]) -> Result<Vec<PathBuf>, Unusab
     };
     // A colon in a path would tear it apart.
     if lowers.iter().any(|lower| !lower.starts_with('/')) {
-        return unusable(format!(
-            "its view has the odd directories {}",
-            lowers.join(":")
-        ));
+        return unusable(format!("its view has the odd directories {}", lowers.join(":")));
     }
     Ok(lowers.into_iter().map(PathBuf::from).collect())
 }
@@ -281,14 +243,8 @@ mod tests {
     #[test]
     fn lower_directories_are_found_whatever_the_order_of_options() {
         let one = mount("bind", "/s/1/fs", &["ro", "rbind"]);
-        assert_eq!(
-            lower_directories(&[one]).unwrap(),
-            [PathBuf::from("/s/1/fs")]
-        );
-        for options in [
-            ["index=off", "lowerdir=/s/2:/s/1"],
-            ["lowerdir=/s/2:/s/1", "index=off"],
-        ] {
+        assert_eq!(lower_directories(&[one]).unwrap(), [PathBuf::from("/s/1/fs")]);
+        for options in [["index=off", "lowerdir=/s/2:/s/1"], ["lowerdir=/s/2:/s/1", "index=off"]] {
             let two = mount("overlay", "overlay", &options);
             let expected = ["/s/2", "/s/1"].map(PathBuf::from);
             assert_eq!(lower_directories(&[two]).unwrap(), expected);

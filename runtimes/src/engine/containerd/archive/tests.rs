@@ -25,12 +25,7 @@ fn archive(
     platforms: &[Option<&str>],
 ) -> Result<ImageFacts, String> {
     let mut builder = Builder::new(Vec::new());
-    add(
-        &mut builder,
-        "./oci-layout",
-        EntryType::Regular,
-        br#"{"imageLayoutVersion":"1.0.0"}"#,
-    );
+    add(&mut builder, "./oci-layout", EntryType::Regular, br#"{"imageLayoutVersion":"1.0.0"}"#);
     let mut put = |kind: &str, media_type: &str, content: Vec<u8>| {
         let digest = sha256(&content);
         let size = content.len();
@@ -65,12 +60,7 @@ fn archive(
         manifests.push(entry);
     }
     let index = json!({"schemaVersion": 2, "manifests": manifests}).to_string();
-    add(
-        &mut builder,
-        "index.json",
-        EntryType::Regular,
-        index.as_bytes(),
-    );
+    add(&mut builder, "index.json", EntryType::Regular, index.as_bytes());
     extra(&mut builder);
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), builder.into_inner().unwrap()).unwrap();
@@ -98,10 +88,7 @@ fn of_several_platforms_the_host_s_is_taken() {
     let reason = archive(|_| (), as_is, &[own, own]).unwrap_err();
     assert_eq!(reason, "it holds 2 images for this platform instead of one");
     let reason = archive(|_| (), as_is, &[Some("s390x")]).unwrap_err();
-    assert!(
-        reason.starts_with("it holds no image for linux/"),
-        "{reason}"
-    );
+    assert!(reason.starts_with("it holds no image for linux/"), "{reason}");
 }
 
 #[test]
@@ -134,12 +121,7 @@ fn tricks_with_names_and_links_are_refused() {
         let reason = archive(extra, as_is, &[None]).unwrap_err();
         assert!(reason.ends_with("is no plain name"), "{name}: {reason}");
     }
-    for kind in [
-        EntryType::Symlink,
-        EntryType::Link,
-        EntryType::Char,
-        EntryType::Fifo,
-    ] {
+    for kind in [EntryType::Symlink, EntryType::Link, EntryType::Char, EntryType::Fifo] {
         let extra = |builder: &mut Builder<_>| add(builder, "x", kind, b"");
         let reason = archive(extra, as_is, &[None]).unwrap_err();
         assert!(reason.contains("is of the type"), "{kind:?}: {reason}");
@@ -147,10 +129,7 @@ fn tricks_with_names_and_links_are_refused() {
     let twice = |builder: &mut Builder<_>| {
         add(builder, "././index.json", EntryType::Regular, b"{}");
     };
-    assert_eq!(
-        archive(twice, as_is, &[None]).unwrap_err(),
-        "`index.json` is in it twice"
-    );
+    assert_eq!(archive(twice, as_is, &[None]).unwrap_err(), "`index.json` is in it twice");
 }
 
 #[test]

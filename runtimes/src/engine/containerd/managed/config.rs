@@ -170,14 +170,8 @@ mod tests {
             run: "/run/x".into(),
         };
         let text = render(Format::Three, &settings("/r")).unwrap();
-        assert!(
-            text.contains("root = '/r'\nstate = '/run/x/state'\n"),
-            "{text}"
-        );
-        assert!(
-            text.contains("address = '/run/x/containerd.sock'\n"),
-            "{text}"
-        );
+        assert!(text.contains("root = '/r'\nstate = '/run/x/state'\n"), "{text}");
+        assert!(text.contains("address = '/run/x/containerd.sock'\n"), "{text}");
         for root in ["relative", "/a:b", "/a'\nversion = 1", "/a\n"] {
             assert!(render(Format::Three, &settings(root)).is_err(), "{root:?}");
         }

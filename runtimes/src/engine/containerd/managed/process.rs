@@ -28,10 +28,8 @@ impl Process {
     pub(super) fn load(pidfile: &Path, binary: &Path) -> Option<Self> {
         let text = fs::read_to_string(pidfile).ok()?;
         let mut words = text.split_whitespace();
-        let saved = Self {
-            pid: words.next()?.parse().ok()?,
-            start_time: words.next()?.parse().ok()?,
-        };
+        let saved =
+            Self { pid: words.next()?.parse().ok()?, start_time: words.next()?.parse().ok()? };
         (Self::identify(saved.pid, binary)? == saved).then_some(saved)
     }
 
