@@ -124,7 +124,7 @@ impl Node {
         for (name, state) in &runtimes {
             match state {
                 Ok(settings) => {
-                    tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready")
+                    tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready");
                 }
                 Err(failure) => tracing::error!(
                     runtime = name,

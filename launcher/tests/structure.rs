@@ -197,12 +197,13 @@ fn tests_named_as_proofs_exist() {
             continue;
         };
         let path = docs.join(path);
-        let found = match path.is_dir() {
-            true => [".rs", ".py"]
+        let found = if path.is_dir() {
+            [".rs", ".py"]
                 .iter()
                 .flat_map(|ending| self::files(&path, ending))
-                .any(|path| names(&path, &name)),
-            false => names(&path, &name),
+                .any(|path| names(&path, &name))
+        } else {
+            names(&path, &name)
         };
         if !found {
             missing.push(format!("{name} in {}", path.display()));

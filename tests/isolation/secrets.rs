@@ -133,13 +133,14 @@ async fn canary(instance: &Instance) -> anyhow::Result<()> {
     let ready = instance.start_with(with_token(tenant::wish("s-ana", &["hold"]), &token)).await?;
     tenant::says(instance, "s-ana", "holding").await?;
     let tenants = posture::processes_of(&format!("/{}/{}", instance.name, ready.id()));
-    let own = tenants
-        .iter()
-        .filter(|pid| holds(&Path::new("/proc").join(pid.to_string()).join("environ"), &token));
-    ensure!(
-        own.count() == 1,
-        "exactly the tenant's process should have the token in its environment"
-    );
+    let environment = |pid: &i32| Path::new("/proc").join(pid.to_string()).join("environ");
+    let own: Vec<_> = tenants.iter().map(environment).filter(|file| holds(file, &token)).collect();
+    ensure!(own.len() == 1, "not exactly the tenant's process has the token: {own:?}");
+    for user in [User::other(1000), User::NOBODY] {
+        let file = own[0].clone();
+        let read = instance.namespace.within(user.clone(), move || fs::read(file))?;
+        ensure!(read.is_err(), "{user:?} of this host reads the tenant's environment");
+    }
     let found = places_with(instance, &token, &tenants)?;
     ensure!(found.is_empty(), "while the server runs: {found:?}");
     let listed = format!("{:?}", instance.live().await?);

@@ -207,7 +207,7 @@ pub async fn run(
         };
         match event.event {
             Some(run_event::Event::Progress(progress)) if verbose => {
-                eprintln!("adrastea: {}", progress.message)
+                eprintln!("adrastea: {}", progress.message);
             }
             Some(run_event::Event::Output(chunk)) => {
                 let mut out = std::io::stdout().lock();

@@ -54,7 +54,7 @@ impl Channel {
                 Ok(_) if byte[0] == b'\n' => break,
                 Ok(_) => line.push(byte[0]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.receiver.readable().await?
+                    self.receiver.readable().await?;
                 }
                 Err(error) => return Err(error),
             }

@@ -319,7 +319,7 @@ mod tests {
                     root: "/mem".into(),
                     file_system: "devtmpfs".into(),
                     ..line("/dev/mem", "rw")
-                })
+                });
             }),
             ("mounts", |seen| seen.mounts[7] = line("/tmp", "rw,nodev")),
             ("mounts", |seen| seen.mounts.retain(|mount| mount.point != Path::new("/sys"))),

@@ -54,7 +54,7 @@ impl Launcher {
                     match fifo::open_receiver(&entry.sandbox.stdout()) {
                         Ok(receiver) => self.pump_log(&entry, receiver),
                         Err(error) => {
-                            tracing::warn!(sandbox = %entry.sandbox.id(), error = chain(&error), "failed to reopen the log's channel")
+                            tracing::warn!(sandbox = %entry.sandbox.id(), error = chain(&error), "failed to reopen the log's channel");
                         }
                     }
                     tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, "adopted");
@@ -132,7 +132,7 @@ impl Launcher {
             match self.ground.remove_all_of(orphan).await {
                 Ok(()) => count += 1,
                 Err(failure) => {
-                    tracing::error!(sandbox = %orphan, message = failure.message, "failed to remove what nobody owns")
+                    tracing::error!(sandbox = %orphan, message = failure.message, "failed to remove what nobody owns");
                 }
             }
         }
