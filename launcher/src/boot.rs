@@ -206,7 +206,7 @@ impl Node {
             match self.ground.repair_network().await {
                 Ok(false) => {}
                 Ok(true) => tracing::warn!(
-                    "somebody changed the instance's firewall tables; they have been put back"
+                    "the instance's firewall tables, or the node's addresses, were changed; the tables are right again"
                 ),
                 Err(error) => tracing::error!(
                     error = chain(&error),

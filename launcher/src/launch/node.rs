@@ -85,10 +85,10 @@ impl NodeGround {
         })
     }
 
-    /// Puts the instance's tables back if somebody changed or removed them, with
-    /// everybody who is attached. True if there was something to do.
+    /// Puts the instance's tables right if somebody changed or removed them, or the
+    /// node's addresses have changed; with everybody who is attached. True if there was something to do.
     pub async fn repair_network(&self) -> Result<bool, NetworkError> {
-        if self.network.verify_tables().is_ok() {
+        if !self.network.is_stale().await? {
             return Ok(false);
         }
         // Nobody is attached or opened meanwhile: their elements would be lost.

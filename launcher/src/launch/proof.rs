@@ -323,7 +323,7 @@ mod tests {
             }),
             ("mounts", |seen| seen.mounts[7] = line("/tmp", "rw,nodev")),
             ("mounts", |seen| seen.mounts.retain(|mount| mount.point != Path::new("/sys"))),
-            ("modes", |seen| drop(seen.modes.insert("/tmp", 0o755))),
+            ("modes", |seen| seen.modes.extend([("/tmp", 0o755)])),
             ("modes", |seen| seen.modes.clear()),
             ("descriptors", |seen| seen.descriptors.push((7, "/run/containerd/x".into()))),
             ("cgroup", |seen| seen.cgroup = "4:memory:/\n8:pids:/adrastea/saaaaaaaaaaa\n".into()),

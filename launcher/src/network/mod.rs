@@ -103,6 +103,8 @@ pub struct Network {
     router_filter: Filter,
     /// Both tables as they were put in place.
     marks: Mutex<(TableMark, TableMark)>,
+    /// The node's own addresses that the router's table knows.
+    known_addresses: Mutex<Vec<Ipv4Addr>>,
 }
 
 impl Network {
@@ -121,6 +123,7 @@ impl Network {
             settings,
             router_namespace,
             marks: Mutex::default(),
+            known_addresses: Mutex::default(),
         };
         network.install(live).await?;
         Ok(network)
@@ -146,6 +149,7 @@ impl Network {
         let marks =
             (self.router_filter.mark(nft::router::TABLE)?, self.host_filter.mark(instance)?);
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = marks;
+        *self.known_addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
         router::connect(&self.settings, &self.host, &self.router).await
     }
 
@@ -189,6 +193,16 @@ impl Network {
             return Err(changed("host table"));
         }
         Ok(())
+    }
+
+    /// Whether [`Self::install`] has something to do: a table was changed, or the
+    /// node has gained or lost an address of its own since.
+    pub async fn is_stale(&self) -> Result<bool> {
+        if self.verify_tables().is_err() {
+            return Ok(true);
+        }
+        let addresses = self.node_addresses().await?;
+        Ok(*self.known_addresses.lock().unwrap_or_else(PoisonError::into_inner) != addresses)
     }
 
     /// Takes away everything of a sandbox. Tolerates absence, never stops early,

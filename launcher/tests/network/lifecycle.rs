@@ -209,6 +209,23 @@ fn install_repairs_what_was_flushed() {
 }
 
 #[test]
+fn an_address_the_node_gains_later_is_closed_too() {
+    on_a_host(async || {
+        let network = network().await;
+        let alice = claimed(&network, "alice", 0, "web").await;
+        assert!(!network.is_stale().await.unwrap());
+        run("ip address add 44.44.55.55/32 dev lo");
+        assert!(network.is_stale().await.unwrap(), "the new address was not noticed");
+        network.install(&[Live { attachment: alice.clone(), gate: Gate::Open }]).await.unwrap();
+        assert!(!network.is_stale().await.unwrap());
+        let router = output("nsenter --net=/run/netns/adrastea nft list ruleset");
+        assert!(router.contains("44.44.55.55"), "{router}");
+        flush_router();
+        assert!(network.is_stale().await.unwrap(), "the flush was not noticed");
+    });
+}
+
+#[test]
 fn two_instances_live_side_by_side() {
     on_a_host(async || {
         let before = traces();
