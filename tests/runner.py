@@ -22,6 +22,7 @@ REPORT = TARGET / "test-report"
 STATIC = TARGET / "x86_64-unknown-linux-gnu/release"
 VENV = TARGET / "tools/venv-6.1/bin"
 LINE = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
+BRACKET = re.compile(r" *\[ignored: (.*)\]")
 CLOSING = re.compile(r"^test result: ", re.MULTILINE)
 
 
@@ -41,12 +42,13 @@ class Suite:
         for line in output.splitlines():
             if not (found := LINE.match(line)):
                 continue
-            name = f"{what}::{found['name']}"
+            plain = BRACKET.sub("", found["name"]).strip()
+            name = f"{what}::{plain}"
             if found["result"] == "ok":
                 self.passed += 1
             elif found["result"] == "ignored":
-                # libtest-mimic has no reasons of its own: they stand in the name's brackets.
-                bracket = re.match(r"\[ignored: (.*?)\] *(.*)", found["name"])
+                # libtest-mimic has no reasons of its own: they stand in brackets behind the name.
+                bracket = BRACKET.search(found["name"])
                 reason = found["reason"] or (bracket[1] if bracket else "") or "no reason given"
                 self.ignored.append((name, reason))
             else:

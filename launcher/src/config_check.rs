@@ -23,7 +23,7 @@ pub fn problems(config: &Config) -> Vec<String> {
     }
     if !is_instance_name(&config.instance) {
         problems.push(format!(
-            "instance `{}` is no name of the form [a-z][a-z0-9-]{{0,14}}",
+            "instance `{}` is no name of the form [a-z][a-z0-9-]{{0,14}} that does not end in `-`",
             config.instance
         ));
     }
@@ -98,6 +98,7 @@ pub fn network_settings(config: &Config, subnet: Subnet, server_uids: Vec<u32>) 
 
 fn is_instance_name(name: &str) -> bool {
     name.len() <= 15
+        && !name.ends_with('-')
         && name.bytes().next().is_some_and(|byte| byte.is_ascii_lowercase())
         && name
             .bytes()

@@ -158,13 +158,13 @@ async fn planted_home(instance: &Instance) -> anyhow::Result<()> {
     let foreign = home(instance, "f-foreign");
     fs::create_dir(&foreign)?;
     chown(&foreign, Some(THIEF), Some(THIEF))?;
-    let started = instance.try_start(tenant::wish("f-foreign", &["hold"])).await?;
+    let failed = instance.start_failing(tenant::wish("f-foreign", &["hold"])).await?;
+    ensure!(failed.reason() == FailureReason::Home, "{failed:?}");
     let owner = fs::metadata(&foreign)?.uid();
-    ensure!(owner == THIEF, "the directory of {THIEF} now belongs to {owner}: {started:?}");
+    ensure!(owner == THIEF, "the directory of {THIEF} now belongs to {owner}");
     for path in [victim.clone(), victim.join("kept")] {
         ensure!(fs::metadata(&path)?.uid() == 0, "`{}` changed its owner", path.display());
     }
-    instance.stop("f-foreign", "").await?;
     fs::remove_file(home(instance, "f-link"))?;
     fs::remove_dir(foreign)?;
     Ok(fs::remove_dir_all(victim)?)

@@ -1,7 +1,8 @@
 //! Carries the server's output to the init's own standard output.
 //!
 //! The server must never wait for whoever reads the log: what cannot be passed
-//! on and does not fit into a bounded buffer is dropped, counted and said.
+//! on and does not fit into a bounded buffer is dropped, counted and said. The
+//! oldest goes first, because the last lines say why a server ended.
 
 use std::{
     collections::VecDeque,
@@ -22,7 +23,10 @@ pub struct Forwarder {
     /// Our own standard output, until its reader is gone.
     sink: Option<File>,
     held: VecDeque<u8>,
+    /// How much was dropped in front of what is held.
     dropped: u64,
+    /// What is left to write of the note that says so.
+    note: Vec<u8>,
 }
 
 impl Forwarder {
@@ -30,13 +34,19 @@ impl Forwarder {
     pub fn new(source: File, sink: File) -> io::Result<Self> {
         sys::set_nonblocking(source.as_fd())?;
         sys::set_nonblocking(sink.as_fd())?;
-        Ok(Self { source: Some(source), sink: Some(sink), held: VecDeque::new(), dropped: 0 })
+        Ok(Self {
+            source: Some(source),
+            sink: Some(sink),
+            held: VecDeque::new(),
+            dropped: 0,
+            note: Vec::new(),
+        })
     }
 
     /// What to wait for: input always, output only while something is held.
     pub fn interests(&self) -> impl Iterator<Item = libc::pollfd> {
         let source = self.source.iter().map(|file| sys::interest(file, libc::POLLIN));
-        let sink = self.sink.iter().filter(|_| !self.held.is_empty());
+        let sink = self.sink.iter().filter(|_| self.holds_something());
         source.chain(sink.map(|file| sys::interest(file, libc::POLLOUT)))
     }
 
@@ -70,39 +80,52 @@ impl Forwarder {
         }
     }
 
+    fn holds_something(&self) -> bool {
+        !(self.held.is_empty() && self.note.is_empty() && self.dropped == 0)
+    }
+
     fn hold(&mut self, bytes: &[u8]) {
         if self.sink.is_none() {
             return;
         }
-        // Once something was dropped, go on only when there is room again for more than a line:
-        // otherwise a slow reader gets a shower of notes.
-        if self.dropped > 0 && self.held.len() > HELD_BYTES / 2 {
-            self.dropped += bytes.len() as u64;
-            return;
-        }
-        self.note_dropped();
-        let fitting = bytes.len().min(HELD_BYTES.saturating_sub(self.held.len()));
-        self.held.extend(&bytes[..fitting]);
-        self.dropped += (bytes.len() - fitting) as u64;
-    }
-
-    fn note_dropped(&mut self) {
-        if self.dropped > 0 {
-            let note = format!("\n[adrastea: {} bytes of output dropped]\n", self.dropped);
-            self.held.extend(note.as_bytes());
-            self.dropped = 0;
+        self.held.extend(bytes);
+        if self.held.len() > HELD_BYTES {
+            // Half at once: otherwise a slow reader gets a shower of notes.
+            let excess = self.held.len() - HELD_BYTES / 2;
+            self.held.drain(..excess);
+            self.dropped += excess as u64;
         }
     }
 
     fn put_out(&mut self) {
-        while let (Some(sink), false) = (&mut self.sink, self.held.is_empty()) {
-            match sink.write(self.held.as_slices().0) {
+        while self.holds_something() {
+            let Some(sink) = &mut self.sink else { return };
+            let fresh_note = self.note.is_empty() && self.dropped > 0;
+            if fresh_note {
+                self.note = format!("\n[adrastea: {} bytes of output dropped]\n", self.dropped)
+                    .into_bytes();
+            }
+            let from_note = !self.note.is_empty();
+            let next = if from_note { &self.note[..] } else { self.held.as_slices().0 };
+            match sink.write(next) {
+                Ok(count) if count > 0 && from_note => {
+                    drop(self.note.drain(..count));
+                    self.dropped = if fresh_note { 0 } else { self.dropped };
+                }
                 Ok(count) if count > 0 => drop(self.held.drain(..count)),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if fresh_note {
+                        // Nothing of it is out yet: it can still count what is dropped meanwhile.
+                        self.note.clear();
+                    }
+                    return;
+                }
                 _ => {
                     self.sink = None;
                     self.held.clear();
+                    self.note.clear();
+                    self.dropped = 0;
                 }
             }
         }
@@ -115,12 +138,9 @@ impl Forwarder {
         let deadline = Instant::now() + patience;
         loop {
             let came = self.held.len() <= HELD_BYTES / 2 && self.take_in();
-            if !came {
-                self.note_dropped();
-            }
             self.put_out();
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() || (!came && self.held.is_empty()) {
+            if left.is_zero() || (!came && !self.holds_something()) {
                 return;
             }
             if self.held.len() > HELD_BYTES / 2 || !came {

@@ -132,7 +132,11 @@ impl Bench {
             "process": {"args": command, "cwd": "/", "user": {"uid": 0, "gid": 0},
                 "noNewPrivileges": true},
             "root": {"path": rootfs, "readonly": true},
-            "mounts": [{"destination": "/proc", "type": "proc", "source": "proc"}],
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                // The runtime puts links there, and the image's own directory is shared.
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
+            ],
             "linux": {"namespaces": namespaces, "cgroupsPath": format!("{}/{id}", self.cgroup)},
         });
         serde_json::from_value(spec).unwrap()
