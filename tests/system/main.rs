@@ -18,6 +18,7 @@ mod network;
 mod restarts;
 mod side_by_side;
 mod stop;
+mod weak_runtime;
 
 use std::process::ExitCode;
 
@@ -39,5 +40,6 @@ fn main() -> ExitCode {
     engine_faults::add(&mut suite);
     missing::add(&mut suite);
     side_by_side::add(&mut suite);
+    weak_runtime::add(&mut suite);
     suite.run()
 }

@@ -4,6 +4,8 @@
 //! pulled without unpacking it, its snapshots). Must never copy an image's
 //! labels anywhere.
 
+use std::sync::{Arc, PoisonError};
+
 use containerd_client::services::v1::{
     GetImageRequest, Image, ListImagesRequest, images_client::ImagesClient,
 };
@@ -17,6 +19,9 @@ use super::{
     unpack::{UnpackError, lower_directories},
 };
 use crate::engine::{EngineError, EngineImage};
+
+/// More images than any policy names; a bound against a node that imports for ever.
+const MOST_KNOWN_IMAGES: usize = 64;
 
 /// Why an image's facts could not be had.
 enum FactsError {
@@ -77,7 +82,7 @@ impl Containerd {
     async fn describe(&self, image: Image) -> Result<EngineImage, EngineError> {
         let reference = image.name;
         let target = image.target.map(|target| target.digest).unwrap_or_default();
-        let facts = match self.facts(&target).await {
+        let facts = match self.known_facts(&target).await {
             Ok(facts) => facts,
             Err(FactsError::Call(error)) => {
                 return Err(self.error("read image", &reference)(error));
@@ -137,6 +142,21 @@ impl Containerd {
                 Err(failed("unpack image", reference, reason))
             }
         }
+    }
+
+    /// The facts behind a digest, read and verified once: a digest names its content for ever.
+    async fn known_facts(&self, target: &str) -> Result<Arc<ImageFacts>, FactsError> {
+        let cache = || self.inner.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(facts) = cache().get(target) {
+            return Ok(Arc::clone(facts));
+        }
+        let facts = Arc::new(self.facts(target).await?);
+        let mut known = cache();
+        if known.len() >= MOST_KNOWN_IMAGES {
+            known.clear();
+        }
+        known.insert(target.to_owned(), Arc::clone(&facts));
+        Ok(facts)
     }
 
     /// From the target (an index or a manifest) to the facts for this host.

@@ -15,6 +15,7 @@
 //! own labels or annotations to anything.
 
 use std::{
+    collections::HashMap,
     error::Error,
     future::Future,
     path::{Path, PathBuf},
@@ -73,6 +74,8 @@ struct Inner {
     channel: Mutex<Option<Channel>>,
     /// One import at a time: they share names of leases and snapshots.
     importing: Mutex<()>,
+    /// Facts of images by the digest that names them.
+    facts: std::sync::Mutex<HashMap<String, Arc<manifest::ImageFacts>>>,
 }
 
 impl Containerd {
@@ -90,6 +93,7 @@ impl Containerd {
                 namespace_header,
                 channel: Mutex::new(None),
                 importing: Mutex::new(()),
+                facts: std::sync::Mutex::default(),
             }),
         })
     }
