@@ -337,6 +337,36 @@ mod tests {
     }
 
     #[test]
+    fn what_is_never_allowed_cannot_be_listed_either() {
+        let text = include_str!("../../docs/adrastea.example.toml");
+        let listed = "environment_allowed = [\"MEM_*\", \"CPU_*\", \"LANG\", \"TZ\"]";
+        assert!(text.contains(listed));
+        let text = text.replace(listed, "environment_allowed = [\"*\"]");
+        let config = Config::parse(&text, Path::new("example")).unwrap();
+        let with = |name: &str| {
+            let mut request = request();
+            request.environment.insert(name.into(), "x".into());
+            decide(&config, &request)
+        };
+        assert_eq!(with("ANYTHING").unwrap().environment["ANYTHING"], "x");
+        for name in [
+            "LD_PRELOAD",
+            "LD_AUDIT",
+            "PYTHONSTARTUP",
+            "JUPYTER_CONFIG_PATH",
+            "BASH_ENV",
+            "ENV",
+            "GCONV_PATH",
+            "NODE_OPTIONS",
+        ] {
+            assert!(matches!(with(name), Err(Refusal::Denied { .. })), "{name}");
+        }
+        // Constant inside, whatever was asked.
+        assert_eq!(with("HOME").unwrap().environment["HOME"], "/home/jovyan");
+        assert_eq!(with("MEM_LIMIT").unwrap().environment["MEM_LIMIT"], (1_u64 << 30).to_string());
+    }
+
+    #[test]
     fn nonsense_is_invalid() {
         for change in [
             (|request: &mut v1::StartRequest| request.key = None) as fn(&mut v1::StartRequest),

@@ -10,6 +10,7 @@ mod engine_faults;
 mod failpoints;
 mod fixture;
 mod idempotence;
+mod ledger;
 mod life;
 mod limits;
 mod missing;
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
     let mut suite = Suite::new(Options::default()).expect("failed to start a runtime");
     contract::add(&mut suite);
     fixture::add(&mut suite);
+    ledger::add(&mut suite);
     life::add(&mut suite);
     stop::add(&mut suite);
     idempotence::add(&mut suite);

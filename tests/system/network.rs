@@ -96,4 +96,35 @@ pub fn add(suite: &mut Suite) {
             walls_stand(&instance, "ana", "ben").await
         },
     );
+
+    suite.own(
+        "network::the_routers_rules_and_new_addresses_are_minded",
+        Options::default(),
+        |instance| async move {
+            let _open = temptations(&instance)?;
+            instance.start("ana").await?;
+            instance.start("ben").await?;
+            router(&instance, &["flush", "ruleset"])?;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !router(&instance, &["list", "ruleset"])?.contains("hook forward") {
+                ensure!(Instant::now() < deadline, "the router's rules were not put back");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            walls_stand(&instance, "ana", "ben").await?;
+
+            instance.namespace.ip("address add 44.44.55.55/32 dev lo")?;
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !router(&instance, &["list", "ruleset"])?.contains("44.44.55.55") {
+                ensure!(Instant::now() < deadline, "a new address of the node was not noticed");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            walls_stand(&instance, "ana", "ben").await
+        },
+    );
+}
+
+/// `nft` with these words in the router's namespace.
+fn router(instance: &Instance, words: &[&str]) -> anyhow::Result<String> {
+    let namespace = format!("--net=/run/netns/{}", instance.name);
+    instance.namespace.output("nsenter", &[&[namespace.as_str(), "nft"], words].concat())
 }
