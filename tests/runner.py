@@ -7,6 +7,7 @@ a suite that ends without its closing line has failed.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -172,6 +173,14 @@ def single(suite: Suite, command: list[object]) -> None:
         suite.failed.append(f"{suite.name} (ended with code {code})")
 
 
+def dependencies(suite: Suite) -> None:
+    """Licences and sources of what is depended on; advisories need a database from outside."""
+    if shutil.which("cargo-deny") is None:
+        suite.ignored.append(("deny", "cargo-deny is not installed (cargo install cargo-deny)"))
+    else:
+        single(suite, ["cargo", "deny", "--offline", "check", "bans", "licenses", "sources"])
+
+
 def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None]]]]:
     """What runs side by side, and in each lane one after the other."""
 
@@ -187,6 +196,7 @@ def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None
     return [
         [
             ("lint", lambda suite: single(suite, [ROOT / "tools/lint"])),
+            ("deny", dependencies),
             ("unit", lambda suite: rust(suite, unit)),
             # A seed of its own makes a failure of the gate repeatable; `make soak` tries many.
             ("functional", lambda suite: rust(suite, targets("functional"), ADRASTEA_SEED="1")),
@@ -215,7 +225,7 @@ def run_lane(lane: list[tuple[str, Callable[[Suite], None]]], wanted: set[str], 
         except Exception as error:  # a broken suite must show as failed, not end the others
             suite.failed.append(f"{name} ({type(error).__name__}: {error})")
         suite.seconds = time.monotonic() - since
-        if suite.passed == 0 and not suite.failed:
+        if suite.passed == 0 and not suite.failed and not suite.ignored:
             suite.failed.append(f"{name} (no test ran)")
         mark = "✗" if suite.failed else "✓"
         print(
