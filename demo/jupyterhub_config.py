@@ -7,11 +7,16 @@ own configuration decides what that is.
 import os
 from pathlib import Path
 
+import adrastea
+
 c = get_config()  # noqa: F821
 
 # Servers are started by the launcher on this machine.
 c.JupyterHub.spawner_class = "adrastea"
 c.AdrasteaSpawner.socket = os.environ["ADRASTEA_SOCKET"]
+
+# The pages say why a server ended.
+c.JupyterHub.template_paths = [adrastea.TEMPLATES]
 
 # The address the launcher owns, and the only one of this machine that a sandbox reaches.
 c.JupyterHub.hub_bind_url = "http://10.88.0.1:8081"

@@ -8,8 +8,6 @@ target/bench/start.json.
 import argparse
 import json
 import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
@@ -19,44 +17,11 @@ from pathlib import Path
 
 import grpc
 from adrastea._proto import launcher_pb2 as wire
+from bench_instance import INSTANCE, ROOT, RUN, RUNTIMES, STATE, running
 
-ROOT = Path(__file__).resolve().parent.parent
-TOOLS = ROOT / "target/tools"
-LAUNCHER = ROOT / "target/release/adrastea"
-INIT = ROOT / "target/x86_64-unknown-linux-gnu/release/adrastea-init"
-RUNC = TOOLS / "bin/runc"
-INSTANCE = f"bench{os.getpid() % 100000}"
-STATE, RUN = Path("/var/lib") / INSTANCE, Path("/run") / INSTANCE
-REFERENCE = "localhost/adrastea/singleuser:1"
+RUNC = RUNTIMES["runc"]
 # The engine's: containerd, its shim and the runtime. Everything else is ours.
 ENGINE_STEPS = ("engine-create", "engine-start", "init-waits")
-
-CONFIG = f"""
-version = 1
-instance = "{INSTANCE}"
-[paths]
-init = "{INIT}"
-[access]
-group = "0"
-hub_users = []
-[containerd]
-binary = "{TOOLS}/bin/containerd"
-[network]
-subnet = "10.96.0.0/16"
-[runtimes.runc]
-binary = "{RUNC}"
-[images.singleuser]
-reference = "{REFERENCE}"
-digest = "{{digest}}"
-[profiles.standard]
-display_name = "Standard"
-image = "singleuser"
-runtimes = ["runc"]
-egress = "hub"
-command = ["true"]
-user = {{{{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}}}
-users = ["*"]
-"""
 
 
 class Client:
@@ -203,23 +168,7 @@ def main() -> None:
     arguments.add_argument("--soak", type=int, metavar="STARTS", help="start so often, and watch for growth")
     chosen = arguments.parse_args()
     rounds = chosen.rounds
-    if os.geteuid() != 0:
-        sys.exit("must be run by root")
-    RUN.mkdir(mode=0o711)
-    config = RUN / "bench.toml"
-    config.write_text(CONFIG.format(digest=(TOOLS / "singleuser.digest").read_text().strip()))
-    log = (RUN / "serve.log").open("wb")
-    launcher = subprocess.Popen(
-        [LAUNCHER, "--config", config, "serve"], stdin=subprocess.DEVNULL, stdout=log, stderr=log
-    )
-    try:
-        while not (RUN / "api/launcher.sock").exists():
-            if launcher.poll() is not None:
-                sys.exit(f"the launcher ended: {(RUN / 'serve.log').read_text()}")
-            time.sleep(0.05)
-        print("importing the image", file=sys.stderr)
-        imported = [LAUNCHER, "--config", config, "image", "import", TOOLS / "singleuser.oci.tar", REFERENCE]
-        subprocess.run(imported, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with running() as launcher:
         if chosen.soak:
             soak(launcher.pid, chosen.soak)
             return
@@ -230,14 +179,6 @@ def main() -> None:
             "load": round(os.getloadavg()[0], 2),
             "rounds": rounds,
         }
-    finally:
-        launcher.send_signal(signal.SIGTERM)
-        launcher.wait(30)
-        # Before anything below it is removed: it shows the engine's own layer.
-        if str(RUN / "bare-rootfs") in Path("/proc/mounts").read_text():
-            subprocess.run(["umount", RUN / "bare-rootfs"], check=True)
-        shutil.rmtree(STATE, ignore_errors=True)
-        shutil.rmtree(RUN, ignore_errors=True)
     out = ROOT / "target/bench/start.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n")

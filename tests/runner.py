@@ -15,13 +15,17 @@ import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+
+from matrix import Outcome, matrix, show
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
 REPORT = TARGET / "test-report"
 STATIC = TARGET / "x86_64-unknown-linux-gnu/release"
-VENV = TARGET / "tools/venv-6.1/bin"
+# The supported versions of JupyterHub; each has an environment in target/tools.
+HUBS = ("6.1", "5.5")
 LINE = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
 BRACKET = re.compile(r" *\[ignored: (.*)\]")
 CLOSING = re.compile(r"^test result: ", re.MULTILINE)
@@ -36,6 +40,17 @@ class Suite:
     failed: list[str] = field(default_factory=list)
     ignored: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    def saw(self, name: str, reason: str | None) -> None:
+        """Notes one test: passed (None), failed (""), or ignored with this reason."""
+        self.outcomes.append(Outcome(self.name, name, reason))
+        if reason is None:
+            self.passed += 1
+        elif reason:
+            self.ignored.append((name, reason))
+        else:
+            self.failed.append(name)
 
     def add(self, output: str, code: int, what: str) -> None:
         """Reads the lines that Rust's test harnesses print."""
@@ -46,15 +61,15 @@ class Suite:
             plain = BRACKET.sub("", found["name"]).strip()
             name = f"{what}::{plain}"
             if found["result"] == "ok":
-                self.passed += 1
+                self.saw(name, None)
             elif found["result"] == "ignored":
                 # libtest-mimic has no reasons of its own: they stand in brackets behind the name.
                 bracket = BRACKET.search(found["name"])
                 reason = found["reason"] or (bracket[1] if bracket else "") or "no reason given"
-                self.ignored.append((name, reason))
+                self.saw(name, reason)
             else:
                 failures += 1
-                self.failed.append(name)
+                self.saw(name, "")
         if not CLOSING.search(output) or (code != 0 and failures == 0):
             self.failed.append(f"{what} (ended with code {code}, without saying why)")
 
@@ -108,14 +123,17 @@ def build() -> list[Binary]:
     must("build launcher and init", [ROOT / "tools/build"])
     must(
         "build failpoints",
-        [*cargo, "-p", "adrastea", "--features", "failpoints", "--bin", "adrastea-failpoints"],
+        # This one and the tests are built for development, in a third of the time: what is
+        # tested is the launcher above, as it is installed.
+        ["cargo", "build", "-p", "adrastea", "--features", "failpoints", "--bin", "adrastea-failpoints"],
     )
-    static = ["-p", "adrastea-probe", "-p", "adrastea-tests", "--bins", "--target", STATIC.parent.name]
+    # The test image's own program is compiled alone, by the tests.
+    static = ["-p", "adrastea-probe", "--bins", "--target", STATIC.parent.name]
     must("build probes", [*cargo, *static], RUSTFLAGS="-C target-feature=+crt-static")
     title = "build tests"
     must(
         title,
-        ["cargo", "test", "--release", "--workspace", "--no-run", "--message-format=json-render-diagnostics"],
+        ["cargo", "test", "--workspace", "--no-run", "--message-format=json-render-diagnostics"],
     )
     found = []
     for line in (REPORT / "logs" / f"{title.replace(' ', '-')}.log").read_text().splitlines():
@@ -135,6 +153,13 @@ def build() -> list[Binary]:
     return found
 
 
+def build_images() -> float:
+    """The single-user image, and those on top of it."""
+    spent = must("build image", [ROOT / "images/singleuser/build"])
+    spent += must("build stacks image", [ROOT / "images/stacks/build"])
+    return spent + must("build programs image", [ROOT / "images/programs/build"])
+
+
 def rust(suite: Suite, binaries: list[Binary], **environment: str) -> None:
     for binary in binaries:
         what = f"{binary.package}/{binary.target}"
@@ -143,11 +168,16 @@ def rust(suite: Suite, binaries: list[Binary], **environment: str) -> None:
         suite.add(output, code, what)
 
 
-def python(suite: Suite, folder: Path) -> None:
+def python(suite: Suite, folder: Path, hub: str) -> None:
+    """Runs a folder's tests with the environment of one version of JupyterHub."""
     results = REPORT / f"{suite.name}.xml"
     results.unlink(missing_ok=True)
     log = REPORT / "logs" / f"{suite.name}.log"
-    code, _ = run([VENV / "python", "-m", "pytest", "-q", f"--junit-xml={results}", "."], log, folder)
+    code, _ = run(
+        [TARGET / f"tools/venv-{hub}/bin/python", "-m", "pytest", "-q", f"--junit-xml={results}", "."],
+        log,
+        folder,
+    )
     if not results.exists():
         suite.failed.append(f"{suite.name} (pytest ended with code {code}, without a result)")
         return
@@ -155,11 +185,11 @@ def python(suite: Suite, folder: Path) -> None:
         name = f"{suite.name}::{case.get('name')}"
         skipped = case.find("skipped")
         if skipped is not None:
-            suite.ignored.append((name, skipped.get("message") or "no reason given"))
+            suite.saw(name, skipped.get("message") or "no reason given")
         elif case.find("failure") is not None or case.find("error") is not None:
-            suite.failed.append(name)
+            suite.saw(name, "")
         else:
-            suite.passed += 1
+            suite.saw(name, None)
     if code != 0 and not suite.failed:
         suite.failed.append(f"{suite.name} (pytest ended with code {code})")
 
@@ -181,7 +211,17 @@ def dependencies(suite: Suite) -> None:
         single(suite, ["cargo", "deny", "--offline", "check", "bans", "licenses", "sources"])
 
 
-def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None]]]]:
+def known_runtimes() -> list[str]:
+    """Every runtime there is: adding one adds its column."""
+    words = [TARGET / "release/adrastea", "runtimes", "--names"]
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
+
+
+def column(suite: Suite, binaries: list[Binary], runtime: str) -> None:
+    rust(suite, binaries, ADRASTEA_TEST_RUNTIME=runtime)
+
+
+def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, Callable[[Suite], None]]]]:
     """What runs side by side, and in each lane one after the other."""
 
     def targets(*names: str) -> list[Binary]:
@@ -200,14 +240,18 @@ def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None
             ("unit", lambda suite: rust(suite, unit)),
             # A seed of its own makes a failure of the gate repeatable; `make soak` tries many.
             ("functional", lambda suite: rust(suite, targets("functional"), ADRASTEA_SEED="1")),
-            ("shim", lambda suite: python(suite, ROOT / "python-shim")),
+            *[(f"shim-{hub}", partial(python, folder=ROOT / "python-shim", hub=hub)) for hub in HUBS],
             ("network", lambda suite: rust(suite, targets("network"))),
-            ("hub", lambda suite: python(suite, ROOT / "tests/hub")),
+            # Both hubs, one after the other, with one launcher.
+            ("hub", partial(python, folder=ROOT / "tests/hub", hub=HUBS[0])),
         ],
         [
             ("containerd", lambda suite: rust(suite, targets("containerd"), **containerd)),
-            ("system", lambda suite: rust(suite, targets("system"))),
-            ("isolation", lambda suite: rust(suite, targets("isolation"))),
+            *[
+                (f"{kind}-{runtime}", partial(column, binaries=targets(kind), runtime=runtime))
+                for runtime in runtimes
+                for kind in ("system", "isolation")
+            ],
         ],
         # Compares the whole machine before and after, so it runs when nothing else does.
         [("demo", lambda suite: single(suite, ["make", "demo", "CHECK=1"]))],
@@ -216,7 +260,8 @@ def lanes(binaries: list[Binary]) -> list[list[tuple[str, Callable[[Suite], None
 
 def run_lane(lane: list[tuple[str, Callable[[Suite], None]]], wanted: set[str], done: list[Suite]) -> None:
     for name, work in lane:
-        if wanted and name not in wanted:
+        # "shim" stands for "shim-6.1" and "shim-5.5".
+        if wanted and not wanted & {name, name.split("-")[0]}:
             continue
         suite = Suite(name)
         since = time.monotonic()
@@ -243,31 +288,39 @@ def excerpt(suite: Suite) -> None:
         print("\n".join(log.read_text(errors="replace").splitlines()[-120:]))
 
 
+def room() -> str:
+    """What is left of the disk: many odd failures are only a full one."""
+    return f"disk: {shutil.disk_usage(ROOT).free / 1e9:.1f} GB free"
+
+
 def main() -> int:
     if os.geteuid() != 0:
         sys.exit(
             "the tests must be run by root: they make namespaces, mounts and control groups (nothing is skipped for want of it)"
         )
     wanted = set(sys.argv[1:])
+    # Everything is built once: what would make a second build faster is four gigabytes for nothing.
+    os.environ.setdefault("CARGO_INCREMENTAL", "0")
     REPORT.mkdir(parents=True, exist_ok=True)
     for log in (REPORT / "logs").glob("*.log"):
         log.unlink()
     since = time.monotonic()
+    print(room(), flush=True)
     must(
         "get tools",
-        [ROOT / "tools/get", "packages", "containerd", "runc", "python", "proxy", "containerd-1.7", "lint"],
+        [ROOT / "tools/get", "packages", "containerd", "runc", "runsc", "python", "proxy"]
+        + ["containerd-1.7", "faketime", "registry", "browser", "lint"],
     )
     # The image is made of downloads, the build of compilation: side by side they cost the longer of the two.
     built: list[float] = []
-    image = threading.Thread(
-        target=lambda: built.append(must("build image", [ROOT / "images/singleuser/build"]))
-    )
+    image = threading.Thread(target=lambda: built.append(build_images()))
     image.start()
     binaries = build()
     image.join()
     if not built:
         return 1
-    first, second, last = lanes(binaries)
+    runtimes = known_runtimes()
+    first, second, last = lanes(binaries, runtimes)
     done: list[Suite] = []
     beside = threading.Thread(target=run_lane, args=(second, wanted, done))
     beside.start()
@@ -281,12 +334,17 @@ def main() -> int:
     ignored = [(name, reason) for suite in done for name, reason in suite.ignored]
     failed = [name for suite in done for name in suite.failed]
     passed = sum(suite.passed for suite in done)
-    print("\nminutes per suite")
+    print(f"\n{room()}")
+    print("minutes per suite")
     for suite in done:
         print(
-            f"  {suite.name:<12} {suite.seconds / 60:6.1f}   {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored"
+            f"  {suite.name:<16} {suite.seconds / 60:6.1f}   {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored"
         )
-    print(f"  {'all':<12} {(time.monotonic() - since) / 60:6.1f}   with getting tools and building")
+    print(f"  {'all':<16} {(time.monotonic() - since) / 60:6.1f}   with getting tools and building")
+    outcomes = [one for suite in done for one in suite.outcomes]
+    table = matrix(ROOT / "docs/SPECIFICATION.md", runtimes, outcomes)
+    (REPORT / "matrix.json").write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
+    print(show(table, runtimes))
     for name, reason in ignored:
         print(f"ignored: {name}: {reason}")
     for name in failed:

@@ -7,28 +7,37 @@ use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
     RuntimeSettings,
     engine::{
-        Engine, TaskState,
+        Engine, ImageLimits, TaskState,
         containerd::{
             Containerd,
             managed::{ManagedContainerd, ManagedSettings},
         },
     },
+    version::Checked,
 };
 use anyhow::{Context as _, anyhow};
+use tokio::task::JoinHandle;
 
 use crate::{
     config::{Config, ContainerdMode, RuntimeConfig},
     config_check::network_settings,
-    home,
-    host::{Attempt as _, HostError, cgroups::Hierarchy, commands, directories, mounts, users},
+    failpoint,
+    home::{self, OwnedHome},
+    host::{
+        Attempt as _, HostError, cgroups::Hierarchy, commands, directories, lock::InstanceLock,
+        mounts, users, wrapper,
+    },
+    image,
     launch::{
         Launcher, Parts, RuntimeState,
         failure::{Failure, chain},
-        node::NodeGround,
+        neighbours::Neighbours,
+        node::{self, NodeGround},
         sandbox::{Layout, Sandbox},
     },
-    network::{Attachment, Gate, Live, Network, Subnet},
-    store::{Pools, SandboxState, Store},
+    names,
+    network::{Gate, Live, Network, Subnet},
+    store::{Pools, SandboxState, Store, StoreError},
 };
 
 /// A launcher on its node.
@@ -40,7 +49,12 @@ pub struct Node {
     ground: Arc<NodeGround>,
     cgroups: Hierarchy,
     managed: Option<ManagedSettings>,
+    /// One launcher, or one repair, at a time.
+    _lock: InstanceLock,
 }
+
+/// A launcher that was just killed may need a moment until the kernel lets go of its lock.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The directories of an instance.
 pub fn layout(config: &Config) -> Layout {
@@ -82,7 +96,25 @@ pub fn runtime_state(name: &str, runtime: &RuntimeConfig, layout: &Layout) -> Ru
     for hole in &checked.accepted {
         tracing::warn!(runtime = name, version = %checked.version, hole = hole.name, "running a runtime with a known way out, because the configuration accepts it");
     }
-    Ok(RuntimeSettings { binary: runtime.binary.clone(), root: layout.run.join(name) })
+    Ok(RuntimeSettings {
+        binary: runtime.binary.clone(),
+        root: layout.run.join(name),
+        version: checked.version,
+    })
+}
+
+/// What the engine calls: the program, or ours before it.
+fn callable(name: &str, settings: RuntimeSettings, layout: &Layout) -> RuntimeState {
+    let Some(driver) = adrastea_runtimes::by_name(name).filter(|it| !it.flags().is_empty()) else {
+        return Ok(settings);
+    };
+    let orders = wrapper::Orders {
+        program: settings.binary,
+        flags: driver.flags().iter().map(ToString::to_string).collect(),
+        hides_network_settings: driver.hides_network_settings(settings.version),
+    };
+    let binary = wrapper::install(&layout.run.join("wrappers").join(name), &orders)?;
+    Ok(RuntimeSettings { binary, ..settings })
 }
 
 impl Node {
@@ -91,12 +123,17 @@ impl Node {
         let layout = layout(&config);
         let group = users::gid_of(&config.access.group)?;
         directories::make_root_directory(&layout.state, 0o711, 0)?;
+        let lock = InstanceLock::take(&layout.lock(), LOCK_PATIENCE)?;
         directories::make_root_directory(&layout.run, 0o711, 0)?;
         directories::make_root_directory(&layout.run.join("api"), 0o750, group)?;
+        directories::make_root_directory(&layout.run.join("wrappers"), 0o700, 0)?;
         directories::make_root_directory(&layout.logs(), 0o700, 0)?;
         directories::make_root_directory(&layout.skeletons(), 0o711, 0)?;
+        directories::make_root_directory(&layout.empty(), 0o555, 0)?;
+        image::remove_unfinished(&layout.skeletons())?;
         directories::make_root_directory(&layout.sandboxes(), 0o711, 0)?;
         mounts::make_private(&layout.sandboxes())?;
+        failpoint::hit("boot", "directories");
 
         let homes = home::driver(&config.home.driver)
             .ok_or_else(|| anyhow!("there is no home driver `{}`", config.home.driver))?;
@@ -104,22 +141,29 @@ impl Node {
         if config.home.root.is_none() {
             directories::make_root_directory(&home_root, 0o711, 0)?;
         }
-        let store = Store::open(&layout.store())?;
-        let ids = config.identity.clone();
         // A home root that cannot be read shows at the first start, in words; it keeps nobody else from running.
-        let highest = homes.highest_owner(&home_root).ok().flatten();
+        let owners = homes.owners(&home_root).unwrap_or_default();
+        let store = open_store(&layout, &owners, &home_root)?;
+        let ids = config.identity.clone();
+        let taken = owners.iter().map(|home| home.uid);
         if let Some(highest) =
-            highest.filter(|highest| (ids.first_disk_id..=ids.last_disk_id).contains(highest))
+            taken.filter(|uid| (ids.first_disk_id..=ids.last_disk_id).contains(uid)).max()
         {
             store.reserve_up_to(highest)?;
         }
+        failpoint::hit("boot", "ledger");
 
         let managed = managed_settings(&config, &layout);
         let engine = connect(&config, managed.as_ref()).await?;
+        failpoint::hit("boot", "engine");
         let runtimes: BTreeMap<_, _> = config
             .runtimes
             .iter()
-            .map(|(name, runtime)| (name.clone(), runtime_state(name, runtime, &layout)))
+            .map(|(name, runtime)| {
+                let state = runtime_state(name, runtime, &layout)
+                    .and_then(|settings| callable(name, settings, &layout));
+                (name.clone(), state)
+            })
             .collect();
         for (name, state) in &runtimes {
             match state {
@@ -152,6 +196,7 @@ impl Node {
         let live = live_attachments(&config, &layout, &store, engine.as_ref(), pools).await?;
         let network =
             Arc::new(Network::open(network_settings(&config, subnet, server_uids), &live).await?);
+        failpoint::hit("boot", "network");
 
         let config = Arc::new(config);
         let ground = Arc::new(NodeGround {
@@ -165,6 +210,7 @@ impl Node {
             home_root,
             init: config.init_binary(),
             cgroups: cgroups.clone(),
+            neighbours: Neighbours::default(),
         });
         let launcher = Launcher::new(Parts {
             config: Arc::clone(&config),
@@ -178,7 +224,8 @@ impl Node {
         });
         let done = launcher.reconcile().await.map_err(|failure| anyhow!("{}", failure.message))?;
         tracing::info!(?done, "took over what was there");
-        Ok(Self { launcher, config, layout, network, ground, cgroups, managed })
+        failpoint::hit("boot", "reconciled");
+        Ok(Self { launcher, config, layout, network, ground, cgroups, managed, _lock: lock })
     }
 
     /// Keeps the node in order until dropped: the managed engine runs, and what
@@ -187,15 +234,20 @@ impl Node {
         const ENGINE: Duration = Duration::from_secs(2);
         const SWEEP: u32 = 30;
         let mut round = 0;
+        let mut tending: Option<JoinHandle<()>> = None;
         loop {
             tokio::time::sleep(ENGINE).await;
             round = (round + 1) % SWEEP;
             if let Some(settings) = &self.managed {
                 match ManagedContainerd::ensure(settings).await {
-                    Ok(containerd) if !containerd.adopted() => tracing::warn!(
-                        pid = containerd.pid(),
-                        "containerd was gone and has been started again"
-                    ),
+                    Ok(containerd) if !containerd.adopted() => {
+                        // What could not be removed without it is not left for a minute.
+                        round = 0;
+                        tracing::warn!(
+                            pid = containerd.pid(),
+                            "containerd was gone and has been started again"
+                        );
+                    }
                     Ok(_) => {}
                     Err(error) => tracing::error!(
                         error = chain(&error),
@@ -218,37 +270,57 @@ impl Node {
             {
                 tracing::warn!(message = failure.message, "failed to sweep");
             }
+            // A large home takes its time; the next look waits for it, and nothing else does.
+            if round == 1 && tending.as_ref().is_none_or(JoinHandle::is_finished) {
+                let launcher = Arc::clone(&self.launcher);
+                tending = Some(tokio::spawn(async move {
+                    if let Err(failure) = launcher.tend_homes().await {
+                        tracing::warn!(
+                            message = failure.message,
+                            "failed to tend the homes that are set aside"
+                        );
+                    }
+                    if let Err(error) = launcher.tend_images().await {
+                        tracing::warn!(error = chain(&error), "failed to remove unused images");
+                    }
+                }));
+            }
         }
     }
 
     /// Takes the instance-wide parts away if no sandbox is left; otherwise they
     /// stay, because servers outlive their launcher.
     pub async fn shut_down(self) -> anyhow::Result<()> {
-        self.launcher.close();
+        self.launcher.close().await;
         if self.launcher.has_live() {
             tracing::info!("sandboxes keep running; the next launcher takes them over");
             return Ok(());
         }
         let mut problems = Vec::new();
+        failpoint::hit("shutdown", "begun");
         if let Err(errors) = self.network.remove_all().await {
             problems.extend(errors.iter().map(|error| chain(error)));
         }
+        failpoint::hit("shutdown", "network");
         drop((self.launcher, self.ground, self.network));
         let router =
             crate::host::namespaces::unpin(&Path::new("/run/netns").join(&self.config.instance));
         problems.extend(router.err().map(|error| chain(&error)));
+        failpoint::hit("shutdown", "router");
         if let Some(settings) = &self.managed {
             let stopped = match ManagedContainerd::ensure(settings).await {
                 Ok(containerd) => containerd.stop().await,
                 Err(error) => Err(error),
             };
             problems.extend(stopped.err().map(|error| chain(&error)));
+            failpoint::hit("shutdown", "engine");
         }
         problems.extend(
             self.cgroups.remove(&self.layout.cgroup_parent()).err().map(|error| chain(&error)),
         );
         problems
             .extend(mounts::unmount_all(&self.layout.sandboxes()).err().map(|error| chain(&error)));
+        failpoint::hit("shutdown", "mounts");
         if problems.is_empty() {
             problems
                 .extend(remove_run_directory(&self.layout.run).err().map(|error| chain(&error)));
@@ -275,10 +347,52 @@ fn remove_run_directory(run: &Path) -> Result<(), HostError> {
     fs::remove_dir_all(run).attempt("remove", run)
 }
 
+/// Opens the ledger. One that is absent while homes are there was lost: a new one would
+/// turn every user away, and take what runs for nobody's.
+fn open_store(
+    layout: &Layout,
+    owners: &[OwnedHome],
+    home_root: &Path,
+) -> Result<Store, StoreError> {
+    let path = layout.store();
+    let homes = owners.iter().filter(|home| names::is_on_disk(&home.name_on_disk)).count();
+    if homes > 0 && !Store::is_there(&path) {
+        return Err(StoreError::Lost { path, homes, root: home_root.into() });
+    }
+    Store::open(&path)
+}
+
+/// Refuses a containerd with a known hole that the configuration does not accept by name.
+pub fn containerd_floor(config: &Config, printed: &str) -> anyhow::Result<Checked> {
+    let accepted = &config.containerd.accept_vulnerable;
+    adrastea_runtimes::advisories::CONTAINERD.check(printed, accepted).context(
+        "this containerd is not used (install a fixed version; to accept the risk, name each hole in containerd.accept_vulnerable)",
+    )
+}
+
+/// As [`containerd_floor`], and says aloud what was accepted.
+fn admit_containerd(config: &Config, printed: &str) -> anyhow::Result<()> {
+    let checked = containerd_floor(config, printed)?;
+    for hole in &checked.accepted {
+        tracing::warn!(version = %checked.version, hole = hole.name, "using a containerd with a known hole, because the configuration accepts it");
+    }
+    Ok(())
+}
+
+/// What the containerd at the configured socket says it is.
+pub async fn existing_containerd_version(config: &Config) -> anyhow::Result<String> {
+    let socket = config.containerd.socket.clone();
+    Ok(Containerd::connect(socket, &config.instance)?.version().await?)
+}
+
 async fn connect(
     config: &Config,
     managed: Option<&ManagedSettings>,
 ) -> anyhow::Result<Arc<dyn Engine>> {
+    if let Some(settings) = managed {
+        // Before it is started: one with a known hole is not to run at all.
+        admit_containerd(config, &commands::output(&settings.binary, &["--version"])?)?;
+    }
     let socket = match managed {
         Some(settings) => ManagedContainerd::ensure(settings)
             .await
@@ -286,8 +400,16 @@ async fn connect(
             .socket(),
         None => config.containerd.socket.clone(),
     };
-    let engine = Containerd::connect(socket, &config.instance)?;
+    let engine = Containerd::connect_limited(
+        socket,
+        &config.instance,
+        ImageLimits {
+            unpacked_bytes: config.image_store.max_unpacked_size.bytes(),
+            files: config.image_store.max_files,
+        },
+    )?;
     let version = engine.version().await?;
+    admit_containerd(config, &version)?;
     tracing::info!(version, "containerd answers");
     Ok(Arc::new(engine))
 }
@@ -314,12 +436,7 @@ async fn live_attachments(
         {
             let address = address(config, record.address_index);
             let sandbox = Sandbox::new(record, address, layout);
-            let attachment = Attachment {
-                id: sandbox.id().clone(),
-                address,
-                network_namespace: sandbox.network_namespace(),
-                egress: sandbox.record.facts.egress.clone(),
-            };
+            let attachment = node::attachment(&sandbox);
             live.push(Live { attachment, gate: Gate::Open });
         }
     }

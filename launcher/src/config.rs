@@ -15,11 +15,18 @@ use std::{
 
 use serde::Deserialize;
 
-use crate::quantity::{ByteSize, Cpus};
+use crate::{
+    config_images::ImageStoreConfig,
+    config_metrics::MetricsConfig,
+    quantity::{ByteSize, Cpus},
+};
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The file it was read from.
+    #[serde(skip)]
+    pub source: PathBuf,
     /// The format of this file; 1.
     pub version: u32,
     #[serde(default = "defaults::instance")]
@@ -36,13 +43,25 @@ pub struct Config {
     #[serde(default)]
     pub home: HomeConfig,
     #[serde(default)]
+    pub audit: AuditConfig,
+    #[serde(default)]
+    pub image_store: ImageStoreConfig,
+    #[serde(default)]
+    pub metrics: MetricsConfig,
+    #[serde(default)]
     pub limits: NodeLimits,
     pub runtimes: BTreeMap<String, RuntimeConfig>,
+    /// Who gets nothing weaker, whatever a profile allows.
+    #[serde(default)]
+    pub runtime_floors: Vec<RuntimeFloor>,
+    /// Groups of users, for floors; beside those of the node's own database.
+    #[serde(default)]
+    pub groups: BTreeMap<String, Vec<String>>,
     pub images: BTreeMap<String, ImageConfig>,
     pub profiles: BTreeMap<String, Profile>,
 }
 
-#[derive(Clone, Debug, Default, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Paths {
     /// What must survive a reboot. Default `/var/lib/<instance>`.
@@ -53,7 +72,7 @@ pub struct Paths {
     pub init: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Access {
     /// The group of the socket.
@@ -72,12 +91,14 @@ pub enum ContainerdMode {
     Existing,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Containerd {
     pub mode: ContainerdMode,
     pub binary: PathBuf,
     pub socket: PathBuf,
+    /// CVEs this node accepts in a containerd below the version floor, by name.
+    pub accept_vulnerable: Vec<String>,
 }
 
 impl Default for Containerd {
@@ -86,11 +107,12 @@ impl Default for Containerd {
             mode: ContainerdMode::Managed,
             binary: "/usr/bin/containerd".into(),
             socket: "/run/containerd/containerd.sock".into(),
+            accept_vulnerable: Vec::new(),
         }
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NetworkConfig {
     pub subnet: String,
@@ -112,7 +134,7 @@ impl Default for NetworkConfig {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct IdentityConfig {
     pub first_disk_id: u32,
@@ -133,27 +155,85 @@ impl Default for IdentityConfig {
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HomeConfig {
     pub driver: String,
     /// Default `<state>/homes`.
     pub root: Option<PathBuf>,
+    pub on_delete: OnDelete,
+    /// Days until a home that was set aside is purged. Default: 30 for `purge`, never for `archive`.
+    pub retention_days: Option<u32>,
+}
+
+/// Who asked for what, and what was decided.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuditConfig {
+    pub enabled: bool,
+    /// Default `<state>/audit/audit.jsonl`.
+    pub path: Option<PathBuf>,
+    /// A file that would become larger is renamed.
+    pub max_size: ByteSize,
+    /// How many renamed files are kept; 0: the launcher renames none.
+    pub keep: u32,
+}
+
+impl Default for AuditConfig {
+    fn default() -> Self {
+        Self { enabled: true, path: None, max_size: ByteSize::mebibytes(64), keep: 8 }
+    }
+}
+
+/// What becomes of the home of a user whom the hub has deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnDelete {
+    /// It stays, for a user of the same name.
+    #[default]
+    Keep,
+    /// It is set aside, and stays there.
+    Archive,
+    /// It is set aside, and purged after a while.
+    Purge,
+}
+
+impl HomeConfig {
+    /// Seconds after which a home that is set aside now is purged; nothing: never.
+    pub fn retention(&self) -> Option<u64> {
+        const DAY: u64 = 24 * 60 * 60;
+        match self.on_delete {
+            OnDelete::Keep => None,
+            OnDelete::Archive => self.retention_days.map(|days| u64::from(days) * DAY),
+            OnDelete::Purge => Some(u64::from(self.retention_days.unwrap_or(30)) * DAY),
+        }
+    }
 }
 
 impl Default for HomeConfig {
     fn default() -> Self {
-        Self { driver: "directory".into(), root: None }
+        Self {
+            driver: "directory".into(),
+            root: None,
+            on_delete: OnDelete::Keep,
+            retention_days: None,
+        }
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeLimits {
     /// Live sandboxes on this node.
     pub sandboxes: u32,
-    /// Starts worked on at once; the others wait in a queue.
+    /// Running servers of one user, over all profiles. Default: no limit but the profiles'.
+    pub servers_per_user: Option<u32>,
+    /// Starts prepared at once; the others wait in a queue.
     pub concurrent_starts: usize,
+    /// Those, and servers that have been started and did not answer yet. Default: by the processors.
+    pub starting_servers: Option<usize>,
+    /// Sandboxes containerd is asked to make at once.
+    pub concurrent_creates: usize,
     /// Seconds a server has until it answers.
     pub ready_timeout: u64,
     /// Seconds between SIGTERM and SIGKILL.
@@ -162,11 +242,29 @@ pub struct NodeLimits {
 
 impl Default for NodeLimits {
     fn default() -> Self {
-        Self { sandboxes: 1000, concurrent_starts: 8, ready_timeout: 120, stop_grace: 5 }
+        Self {
+            sandboxes: 1000,
+            servers_per_user: None,
+            concurrent_starts: 8,
+            starting_servers: None,
+            concurrent_creates: 4,
+            ready_timeout: 120,
+            stop_grace: 5,
+        }
     }
 }
 
-#[derive(Clone, Debug, Deserialize)]
+impl NodeLimits {
+    /// Servers that load at once share the processors, and all of them have to be in time.
+    pub fn starting_servers(&self) -> usize {
+        self.starting_servers.unwrap_or_else(|| {
+            let processors = std::thread::available_parallelism().map_or(1, usize::from);
+            (processors * 4).max(16).max(self.concurrent_starts)
+        })
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RuntimeConfig {
     pub binary: PathBuf,
@@ -175,7 +273,20 @@ pub struct RuntimeConfig {
     pub accept_vulnerable: Vec<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RuntimeFloor {
+    /// A runtime's name: this one, or a stronger one.
+    pub least: String,
+    /// Of `[groups]`, or of the node's database.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// `*` is everybody.
+    #[serde(default)]
+    pub users: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ImageConfig {
     pub reference: String,
@@ -183,7 +294,7 @@ pub struct ImageConfig {
     pub digest: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     pub display_name: String,
@@ -207,7 +318,20 @@ pub struct Profile {
     #[serde(default = "defaults::environment_allowed")]
     pub environment_allowed: Vec<String>,
     #[serde(default)]
+    pub user_config: UserConfig,
+    #[serde(default)]
     pub limits: ProfileLimits,
+}
+
+/// Whether servers use what their user has configured in the home.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UserConfig {
+    /// Unless the hub says otherwise.
+    #[default]
+    Own,
+    /// Whatever the hub says.
+    Ignored,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -219,7 +343,7 @@ pub struct ProfileUser {
     pub name: String,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ProfileLimits {
     pub memory: ByteSize,
@@ -318,11 +442,12 @@ impl Config {
 
     /// Parses and checks a text; `path` is only named in errors.
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+        let mut config: Self = toml::from_str(text).map_err(|error| ConfigError::Syntax {
             path: path.into(),
             suggestion: suggestion(error.message()),
             message: error.to_string().trim_end().to_owned(),
         })?;
+        path.clone_into(&mut config.source);
         let problems = crate::config_check::problems(&config);
         if problems.is_empty() {
             Ok(config)
@@ -341,6 +466,15 @@ impl Config {
 
     pub fn home_root(&self) -> PathBuf {
         self.home.root.clone().unwrap_or_else(|| self.state_directory().join("homes"))
+    }
+
+    /// The last benchmark of this node.
+    pub fn bench_report(&self) -> PathBuf {
+        self.state_directory().join("bench-report.json")
+    }
+
+    pub fn audit_log(&self) -> PathBuf {
+        self.audit.path.clone().unwrap_or_else(|| self.state_directory().join("audit/audit.jsonl"))
     }
 
     pub fn socket(&self) -> PathBuf {

@@ -5,7 +5,7 @@
 use adrastea_runtimes::plan::{IDS_PER_SANDBOX, IdMap, ImageUser, Limits, Plan, SandboxId};
 
 use crate::{
-    config::{Config, ContainerdMode, Profile},
+    config::{Config, ContainerdMode, OnDelete, Profile},
     home,
     network::{NetworkSettings, Subnet, rules},
 };
@@ -27,9 +27,15 @@ pub fn problems(config: &Config) -> Vec<String> {
             config.instance
         ));
     }
-    for path in [&config.paths.state, &config.paths.run, &config.paths.init, &config.home.root]
-        .into_iter()
-        .flatten()
+    for path in [
+        &config.paths.state,
+        &config.paths.run,
+        &config.paths.init,
+        &config.home.root,
+        &config.audit.path,
+    ]
+    .into_iter()
+    .flatten()
     {
         if !path.is_absolute() {
             problems.push(format!("path `{}` is not absolute", path.display()));
@@ -48,6 +54,7 @@ pub fn problems(config: &Config) -> Vec<String> {
             }
         }
     }
+    problems.extend(config.metrics.problem(config.network.subnet.parse().ok()));
     if home::driver(&config.home.driver).is_none() {
         problems.push(format!(
             "home.driver `{}` does not exist; there is: {}",
@@ -55,14 +62,39 @@ pub fn problems(config: &Config) -> Vec<String> {
             home::DRIVERS.join(", ")
         ));
     }
+    if config.home.on_delete == OnDelete::Keep && config.home.retention_days.is_some() {
+        problems.push(
+            "home.retention_days says when homes are purged, but home.on_delete keeps them".into(),
+        );
+    }
+    if config.audit.keep > 0 && config.audit.max_size.bytes() < 64 << 10 {
+        problems.push("audit.max_size is below 64KiB: it would be renamed all the time".into());
+    }
+    if config.limits.servers_per_user == Some(0) {
+        problems.push("limits.servers_per_user is 0: nobody could start anything".into());
+    }
     if config.limits.concurrent_starts == 0 {
         problems.push("limits.concurrent_starts is 0: nothing could ever start".into());
+    }
+    if config.limits.concurrent_creates == 0 {
+        problems.push("limits.concurrent_creates is 0: nothing could ever start".into());
+    }
+    if config.limits.starting_servers() < config.limits.concurrent_starts {
+        problems.push("limits.starting_servers is below limits.concurrent_starts".into());
     }
     for name in config.runtimes.keys() {
         if adrastea_runtimes::by_name(name).is_none() {
             let known: Vec<_> =
                 adrastea_runtimes::all().iter().map(|runtime| runtime.name()).collect();
             problems.push(format!("runtimes.{name} is no runtime; there is: {}", known.join(", ")));
+        }
+    }
+    for (number, floor) in config.runtime_floors.iter().enumerate() {
+        if adrastea_runtimes::by_name(&floor.least).is_none() {
+            problems.push(format!("runtime_floors[{number}].least is no runtime: {}", floor.least));
+        }
+        if floor.groups.is_empty() && floor.users.is_empty() {
+            problems.push(format!("runtime_floors[{number}] names neither groups nor users"));
         }
     }
     for (name, image) in &config.images {
@@ -74,6 +106,7 @@ pub fn problems(config: &Config) -> Vec<String> {
                 .push(format!("images.{name}.digest is not `sha256:` and 64 hexadecimal digits"));
         }
     }
+    problems.extend(config.image_store.problems());
     if config.profiles.is_empty() {
         problems.push("there is no profile: nobody could start anything".into());
     }
@@ -140,6 +173,12 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
         if !config.runtimes.contains_key(runtime) {
             say(format!("runtime `{runtime}` is not under [runtimes]"));
         }
+        let refusal = adrastea_runtimes::by_name(runtime)
+            .and_then(|driver| driver.refuses_home(&profile.user.home));
+        if let Some(reason) = refusal {
+            let home = profile.user.home.display();
+            say(format!("user.home `{home}` cannot be used under `{runtime}`: {reason}"));
+        }
     }
     match rules::by_name(&profile.egress) {
         None => say(format!("egress `{}` does not exist", profile.egress)),
@@ -205,6 +244,7 @@ fn sample_plan(profile: &Profile, at_ceiling: bool) -> Option<Plan> {
             home: profile.user.home.clone(),
         },
         cgroup: format!("/sample/{id}"),
+        apparmor_profile: None,
         limits: Limits {
             memory_bytes: memory.bytes(),
             cpu_millis: cpu.millis(),
@@ -247,7 +287,20 @@ mod tests {
             ("last_run_id = 2147483647", "last_run_id = 4000000000", "between 65536"),
             ("subnet = \"10.88.0.0/16\"", "subnet = \"10.88.0.1/16\"", "no subnet"),
             ("driver = \"directory\"", "driver = \"nfs\"", "does not exist"),
+            ("on_delete = \"keep\"", "on_delete = \"keep\"\nretention_days = 7", "keeps them"),
+            ("max_size = \"64MiB\"", "max_size = \"1KiB\"", "all the time"),
+            ("servers_per_user = 16", "servers_per_user = 0", "nobody could start"),
             ("[runtimes.runc]", "[runtimes.crun]", "is no runtime"),
+            (
+                "[runtimes.runc]",
+                "[[runtime_floors]]\nleast = \"gvisorr\"\nusers = [\"*\"]\n[runtimes.runc]",
+                "runtime_floors[0].least is no runtime",
+            ),
+            (
+                "[runtimes.runc]",
+                "[[runtime_floors]]\nleast = \"gvisor\"\n[runtimes.runc]",
+                "neither groups nor users",
+            ),
             ("digest = \"sha256:0", "digest = \"sha256:x", "64 hexadecimal"),
             ("image = \"singleuser\"", "image = \"other\"", "not under [images]"),
             ("egress = \"hub\"", "egress = \"all\"", "does not exist"),
@@ -264,6 +317,17 @@ mod tests {
             ("cpu_ceiling = 2.0", "cpu_ceiling = 4000.0", "cpu"),
             ("LANG = \"C.UTF-8\"", "LD_PRELOAD = \"x\"", "changes what the loader runs"),
             ("concurrent_starts = 8", "concurrent_starts = 0", "nothing could ever start"),
+            (
+                "# listen = \"127.0.0.1:9464\"",
+                "listen = \"10.88.0.1:9464\"",
+                "an address of network.subnet",
+            ),
+            ("concurrent_creates = 4", "concurrent_creates = 0", "nothing could ever start"),
+            (
+                "concurrent_starts = 8",
+                "concurrent_starts = 8\nstarting_servers = 7",
+                "is below limits.concurrent_starts",
+            ),
         ] {
             let problem = problem(from, to);
             assert!(problem.contains(told), "{from} → {to}: {problem}");

@@ -2,16 +2,23 @@
 //! runs each user's server in a sandbox.
 //!
 //! Rooms, in the direction of calls: [`cli`] and [`api`] → [`launch`] →
-//! {[`policy`], [`home`], [`network`], [`image`], [`store`]} → [`host`].
+//! {[`policy`], [`audit`], [`home`], [`network`], [`image`], [`store`]} → [`host`].
+//! [`bench`] says what a benchmark's report is, and calls nobody.
 //! Siblings do not call each other. Only `api` and the CLI's client know the
 //! wire's transport; system calls and commands live in `host` alone.
 
 pub mod api;
+pub mod audit;
+mod bench;
 pub mod boot;
 pub mod cli;
 pub mod config;
 mod config_check;
+pub mod config_images;
+mod config_metrics;
+pub mod config_reload;
 pub mod doctor;
+mod failpoint;
 pub mod home;
 pub mod host;
 pub mod image;
@@ -20,4 +27,7 @@ pub mod names;
 pub mod network;
 pub mod policy;
 pub mod quantity;
+pub mod repair;
+mod say;
 pub mod store;
+pub mod telemetry;

@@ -87,6 +87,13 @@ impl Owner {
     }
 }
 
+/// Whether a directory's name is one that [`Owner::on_disk`] gives.
+pub fn is_on_disk(name: &str) -> bool {
+    name.strip_prefix("u-").is_some_and(|hash| {
+        hash.len() == 52 && hash.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'2'..=b'7'))
+    })
+}
+
 /// Which server of which user of which hub.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerKey {
@@ -100,6 +107,11 @@ impl ServerKey {
         check("hub name", hub, false)?;
         check("server name", server, true)?;
         Ok(Self { hub: hub.to_owned(), user: UserName::new(user)?, server: server.to_owned() })
+    }
+
+    /// Whether it is a server of this user.
+    pub fn has_owner(&self, owner: &Owner) -> bool {
+        self.hub == owner.hub && self.user == owner.user
     }
 
     pub fn owner(&self) -> Owner {
@@ -186,7 +198,7 @@ mod tests {
         for name in accepted.into_iter().chain([longest.as_str()]) {
             let directory = ServerKey::new("hub", name, "").unwrap().owner().on_disk();
             assert!(directory.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-'));
-            assert_eq!(directory.len(), 54);
+            assert!(is_on_disk(&directory), "{directory}");
             assert!(on_disk.insert(directory), "{name:?} collides");
         }
     }

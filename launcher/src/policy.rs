@@ -1,17 +1,20 @@
 //! Decides what a request gets: the smallest of what was asked and what
 //! root-owned configuration allows.
 //!
-//! Pure. What is beyond policy is denied with the name of the rule; nothing is
+//! Pure, but that groups which the configuration does not list are asked of the node's
+//! own user database. What is beyond policy is denied with the name of the rule; nothing is
 //! ever cut silently, downgraded, or taken from the hub's word where the
 //! configuration has one.
 
 use std::collections::BTreeMap;
 
 use adrastea_proto::v1;
+use adrastea_runtimes::{Runtime, Strength};
 
 use crate::{
-    config::{Config, ImageConfig, Profile, ProfileUser},
+    config::{Config, ImageConfig, Profile, ProfileUser, UserConfig},
     config_check::{FORBIDDEN_ENVIRONMENT, matches_any},
+    host::users,
     names::{NameError, RequestId, ServerKey},
 };
 
@@ -32,6 +35,8 @@ pub struct Decision {
     /// For the server's process alone; holds secrets.
     pub environment: BTreeMap<String, String>,
     pub ready_path: String,
+    /// What the user has configured in the home is covered.
+    pub ignore_user_config: bool,
     pub memory_bytes: u64,
     pub cpu_millis: u64,
     pub processes: u32,
@@ -96,6 +101,48 @@ pub fn offers<'config>(
     config.profiles.iter().filter(|(_, profile)| may_use(profile, user)).collect()
 }
 
+/// The runtimes of this profile that the user may have, in the profile's order.
+pub fn runtimes<'config>(
+    config: &Config,
+    profile: &'config Profile,
+    user: &str,
+) -> Vec<&'config String> {
+    let floor = floor_of(config, user);
+    let stands =
+        |name: &&String| floor.as_ref().is_none_or(|floor| strength(name) >= Some(floor.strength));
+    profile.runtimes.iter().filter(stands).collect()
+}
+
+/// The weakest runtime that a user may have, and the rule that says so.
+struct Floor<'config> {
+    least: &'config str,
+    strength: Strength,
+    rule: String,
+}
+
+/// The highest floor under which a user is. Which groups a user is in is the word of root: of
+/// the configuration, or of the node's own user database; never the hub's.
+fn floor_of<'config>(config: &'config Config, user: &str) -> Option<Floor<'config>> {
+    let is_in = |group: &String| match config.groups.get(group) {
+        Some(members) => members.iter().any(|member| member == user),
+        // Where the database cannot be asked, the stricter answer holds.
+        None => users::is_member(user, group).unwrap_or(true),
+    };
+    let applying = config.runtime_floors.iter().enumerate().filter(|(_, floor)| {
+        floor.users.iter().any(|one| one == "*" || one == user) || floor.groups.iter().any(is_in)
+    });
+    applying
+        .filter_map(|(number, floor)| {
+            let rule = format!("runtime_floors[{number}]");
+            Some(Floor { least: &floor.least, strength: strength(&floor.least)?, rule })
+        })
+        .max_by_key(|floor| floor.strength)
+}
+
+fn strength(runtime: &str) -> Option<Strength> {
+    adrastea_runtimes::by_name(runtime).map(Runtime::strength)
+}
+
 /// Decides on a request. Changes nothing.
 pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, Refusal> {
     let key = request
@@ -123,14 +170,7 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     };
     let rule = |key: &str| format!("profiles.{name}.{key}");
 
-    let runtime = if request.runtime.is_empty() {
-        profile.runtimes.first().cloned().unwrap_or_default()
-    } else {
-        request.runtime.clone()
-    };
-    if !profile.runtimes.contains(&runtime) {
-        return Err(denied(format!("runtime `{}`", shorten(&runtime)), rule("runtimes")));
-    }
+    let runtime = decide_runtime(config, profile, user, &request.runtime, &rule)?;
     let image = if request.image.is_empty() { &profile.image } else { &request.image };
     if *image != profile.image && !profile.images.contains(image) {
         return Err(denied(format!("image `{}`", shorten(image)), rule("images")));
@@ -172,7 +212,24 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
         return Err(Refusal::Invalid("less than 10 thousandths of a CPU start no server".into()));
     }
 
+    let ignore_user_config =
+        request.disable_user_config || profile.user_config == UserConfig::Ignored;
+    let holds_covers = adrastea_runtimes::by_name(&runtime).is_none_or(Runtime::holds_covers);
+    if ignore_user_config && !holds_covers {
+        let what = format!("a server under `{runtime}` that ignores the user's configuration");
+        return Err(denied(what, rule("user_config")));
+    }
     let mut environment = environment(profile, request, &rule)?;
+    if ignore_user_config {
+        for (name, value) in WITHOUT_USER_CONFIG {
+            if !profile.environment.contains_key(*name) {
+                environment.insert((*name).into(), (*value).into());
+            }
+        }
+        for name in ["JUPYTERHUB_DISABLE_USER_CONFIG", "PYTHONNOUSERSITE"] {
+            environment.insert(name.into(), "1".into());
+        }
+    }
     // What libraries and the user's page read; the truth, whatever the hub believed.
     environment.insert("MEM_LIMIT".into(), memory_bytes.to_string());
     environment
@@ -206,6 +263,7 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
         command,
         environment,
         ready_path,
+        ignore_user_config,
         memory_bytes,
         cpu_millis,
         processes: limits.processes,
@@ -218,6 +276,48 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
         request_id,
     })
 }
+
+/// The runtime that was asked for, or the profile's first that the user may have. What is below
+/// a floor is denied, never replaced.
+fn decide_runtime(
+    config: &Config,
+    profile: &Profile,
+    user: &str,
+    asked: &str,
+    rule: &dyn Fn(&str) -> String,
+) -> Result<String, Refusal> {
+    if !asked.is_empty() && !profile.runtimes.iter().any(|name| name == asked) {
+        return Err(denied(format!("runtime `{}`", shorten(asked)), rule("runtimes")));
+    }
+    let may_have = runtimes(config, profile, user);
+    let found = if asked.is_empty() {
+        may_have.first()
+    } else {
+        may_have.iter().find(|name| name.as_str() == asked)
+    };
+    if let Some(found) = found {
+        return Ok((*found).clone());
+    }
+    let wanted = if asked.is_empty() {
+        "any runtime of this profile".to_owned()
+    } else {
+        format!("runtime `{}`", shorten(asked))
+    };
+    Err(match floor_of(config, user) {
+        Some(floor) => denied(format!("{wanted}, weaker than `{}`,", floor.least), floor.rule),
+        None => denied(wanted, rule("runtimes")),
+    })
+}
+
+/// Where Jupyter may write once its places in the home are covered: gone with the
+/// server. A profile's own word counts more, a hub's less.
+const WITHOUT_USER_CONFIG: &[(&str, &str)] = &[
+    ("IPYTHONDIR", "/tmp/jupyter/ipython"),
+    ("JUPYTER_DATA_DIR", "/tmp/jupyter/data"),
+    ("JUPYTER_RUNTIME_DIR", "/tmp/jupyter/runtime"),
+    ("JUPYTERLAB_SETTINGS_DIR", "/tmp/jupyter/lab/user-settings"),
+    ("JUPYTERLAB_WORKSPACES_DIR", "/tmp/jupyter/lab/workspaces"),
+];
 
 /// A Python interpreter alone needs more.
 const SMALLEST_MEMORY: u64 = 16 << 20;
@@ -300,6 +400,51 @@ mod tests {
     }
 
     #[test]
+    fn nobody_gets_less_than_the_floor() {
+        let with = |floors: &str, runtimes: &str| {
+            let text = include_str!("../../docs/adrastea.example.toml")
+                .replace("runtimes = [\"runc\"]", runtimes)
+                .replace("[runtimes.runc]", &format!("{floors}\n[runtimes.runc]"));
+            Config::parse(&text, Path::new("example")).unwrap()
+        };
+        let both = "runtimes = [\"runc\", \"gvisor\"]";
+        let floors = "[[runtime_floors]]\nleast = \"runc\"\nusers = [\"*\"]\n\
+            [[runtime_floors]]\nleast = \"gvisor\"\ngroups = [\"guests\", \"root\"]\n\
+            [groups]\nguests = [\"ana\"]\n[runtimes.gvisor]\nbinary = \"/usr/bin/runsc\"";
+        let config = with(floors, both);
+        let ask = |config: &Config, user: &str, runtime: &str| {
+            let mut request = request();
+            request.key.as_mut().unwrap().user = user.into();
+            request.runtime = runtime.into();
+            decide(config, &request).map(|decision| decision.runtime)
+        };
+        let denied_by = |result: Result<String, Refusal>| match result {
+            Err(Refusal::Denied { rule, .. }) => rule,
+            other => format!("{other:?}"),
+        };
+        assert_eq!(ask(&config, "ana", ""), Ok("gvisor".into()));
+        assert_eq!(ask(&config, "ana", "gvisor"), Ok("gvisor".into()));
+        assert_eq!(denied_by(ask(&config, "ana", "runc")), "runtime_floors[1]");
+        assert_eq!(ask(&config, "ben", ""), Ok("runc".into()));
+        assert_eq!(ask(&config, "ben", "gvisor"), Ok("gvisor".into()));
+        // The node's own database: root is in the group of that name.
+        assert_eq!(denied_by(ask(&config, "root", "runc")), "runtime_floors[1]");
+        // A profile that has nothing strong enough gives nothing, never less.
+        let weak = with(floors, "runtimes = [\"runc\"]");
+        assert_eq!(denied_by(ask(&weak, "ana", "")), "runtime_floors[1]");
+        assert!(ask(&weak, "ben", "").is_ok());
+        let mut ignoring = request();
+        ignoring.runtime = "gvisor".into();
+        ignoring.disable_user_config = true;
+        let denied = decide(&config, &ignoring).map(|decision| decision.runtime);
+        assert_eq!(denied_by(denied), "profiles.standard.user_config");
+        assert_eq!(denied_by(ask(&config, "ben", "kata")), "profiles.standard.runtimes");
+        let profile = &config.profiles["standard"];
+        assert_eq!(runtimes(&config, profile, "ana"), ["gvisor"]);
+        assert_eq!(runtimes(&config, profile, "ben"), ["runc", "gvisor"]);
+    }
+
+    #[test]
     fn absent_values_are_the_profiles_defaults() {
         let decision = decide(&config(), &request()).unwrap();
         assert_eq!(decision.profile, "standard");
@@ -364,6 +509,37 @@ mod tests {
         // Constant inside, whatever was asked.
         assert_eq!(with("HOME").unwrap().environment["HOME"], "/home/jovyan");
         assert_eq!(with("MEM_LIMIT").unwrap().environment["MEM_LIMIT"], (1_u64 << 30).to_string());
+    }
+
+    #[test]
+    fn the_hub_or_the_profile_can_have_user_configuration_ignored() {
+        let (mut config, mut asked) = (config(), request());
+        let decision = decide(&config, &asked).unwrap();
+        assert!(!decision.ignore_user_config && !decision.environment.contains_key("IPYTHONDIR"));
+        asked.disable_user_config = true;
+        let by_hub = decide(&config, &asked).unwrap();
+        let profile = config.profiles.get_mut("standard").unwrap();
+        profile.user_config = UserConfig::Ignored;
+        profile.environment.insert("IPYTHONDIR".into(), "/admin".into());
+        profile.environment_allowed.push("JUPYTER_DATA_DIR".into());
+        asked.disable_user_config = false;
+        asked.environment = [
+            ("JUPYTER_DATA_DIR".into(), "/home/jovyan/evil".into()),
+            ("JUPYTERHUB_DISABLE_USER_CONFIG".into(), String::new()),
+        ]
+        .into();
+        let by_profile = decide(&config, &asked).unwrap();
+        for (decision, ipython) in [(by_hub, "/tmp/jupyter/ipython"), (by_profile, "/admin")] {
+            assert!(decision.ignore_user_config);
+            for (name, value) in [
+                ("JUPYTERHUB_DISABLE_USER_CONFIG", "1"),
+                ("PYTHONNOUSERSITE", "1"),
+                ("JUPYTER_DATA_DIR", "/tmp/jupyter/data"),
+                ("IPYTHONDIR", ipython),
+            ] {
+                assert_eq!(decision.environment[name], value, "{name}");
+            }
+        }
     }
 
     #[test]

@@ -29,6 +29,11 @@ _CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
     ("grpc.max_receive_message_length", 64 << 20),
+    # A launcher that is stopped or hangs keeps its connection open: ask whether it is there while it owes
+    # an answer.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
 ]
 
 
@@ -38,6 +43,10 @@ class LauncherError(Exception):
 
 class LauncherUnavailable(LauncherError):
     """Nobody answers at the socket, or the connection broke."""
+
+
+class LauncherHangs(LauncherError):
+    """Somebody takes the call at the socket, and says nothing."""
 
 
 class LauncherDenied(LauncherError):
@@ -60,6 +69,10 @@ class LauncherBusy(LauncherError):
     """No room for it now."""
 
 
+class LauncherTooOld(LauncherError):
+    """The launcher does not know this call."""
+
+
 _ERRORS: dict[grpc.StatusCode, type[LauncherError]] = {
     grpc.StatusCode.UNAVAILABLE: LauncherUnavailable,
     # A launcher that shuts down cancels what it was asked.
@@ -71,6 +84,7 @@ _ERRORS: dict[grpc.StatusCode, type[LauncherError]] = {
     grpc.StatusCode.NOT_FOUND: LauncherNotFound,
     grpc.StatusCode.DEADLINE_EXCEEDED: LauncherTimeout,
     grpc.StatusCode.RESOURCE_EXHAUSTED: LauncherBusy,
+    grpc.StatusCode.UNIMPLEMENTED: LauncherTooOld,
 }
 
 
@@ -91,6 +105,7 @@ class LauncherClient:
         self._stop = self._unary("Stop", pb.StopRequest, pb.StopResponse)
         self._get = self._unary("Get", pb.GetRequest, pb.Sandbox)
         self._offers = self._unary("Offers", pb.OffersRequest, pb.OffersResponse)
+        self._forget = self._unary("Forget", pb.ForgetRequest, pb.ForgetResponse)
 
     def _unary(self, name: str, request: type[Message], response: type[Message]) -> Callable[..., Any]:
         return self._channel.unary_unary(f"/{SERVICE}/{name}", request.SerializeToString, response.FromString)
@@ -104,8 +119,8 @@ class LauncherClient:
         """Streams a start. Ending the iteration early cancels the call, not the server."""
         return self._events(self._start(request, timeout=timeout))
 
-    def watch(self, hub: str) -> AsyncGenerator[pb.WatchEvent, None]:
-        return self._events(self._watch(pb.WatchRequest(hub=hub)))
+    def watch(self, hub: str, resume_token: str = "") -> AsyncGenerator[pb.WatchEvent, None]:
+        return self._events(self._watch(pb.WatchRequest(hub=hub, resume_token=resume_token)))
 
     async def stop(self, request: pb.StopRequest, timeout: float) -> bool:
         """Returns when nothing is left; whether there was something."""
@@ -118,6 +133,10 @@ class LauncherClient:
     async def offers(self, user: str, timeout: float = QUICK) -> list[pb.Offer]:
         response = await self._answer(self._offers(pb.OffersRequest(user=user), timeout=timeout))
         return list(response.offers)
+
+    async def forget(self, hub: str, user: str, timeout: float) -> pb.ForgetResponse:
+        """The hub has deleted the user: stops what runs, and does with the home what policy says."""
+        return await self._answer(self._forget(pb.ForgetRequest(hub=hub, user=user), timeout=timeout))
 
     async def close(self) -> None:
         await self._channel.close()

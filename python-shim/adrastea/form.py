@@ -10,6 +10,8 @@ import html
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from markupsafe import Markup
+
 from ._proto import launcher_pb2 as pb
 from .request import OPTIONS
 
@@ -31,7 +33,7 @@ def render(
     offers: Sequence[pb.Offer],
     *,
     intro: str = "",
-    notice: str = "",
+    notice: str | Markup = "",
     chosen: Mapping[str, Any] | None = None,
     default_profile: str = "",
 ) -> str:
@@ -51,8 +53,9 @@ def render(
     return "".join(parts)
 
 
-def alert(text: str) -> str:
-    return f'<div class="alert alert-warning" role="alert">{html.escape(text)}</div>'
+def alert(text: str | Markup) -> str:
+    """Text is escaped; markup has been."""
+    return str(Markup('<div class="alert alert-warning" role="alert">{}</div>').format(text))
 
 
 def _card(offer: pb.Offer, checked: bool, last: Mapping[str, Any]) -> str:
@@ -65,7 +68,9 @@ def _card(offer: pb.Offer, checked: bool, last: Mapping[str, Any]) -> str:
             (_cpus(millis), _cpus(millis))
             for millis in steps(offer.cpu_default_millis, offer.cpu_ceiling_millis)
         ],
-        "runtime": [(name, name) for name in offer.runtimes],
+        "runtime": [
+            (name, _runtime(name, offer.runtime_descriptions, offer.runtime_hints)) for name in offer.runtimes
+        ],
         "image": [(name, name) for name in offer.images],
     }
     return _CARD.format(
@@ -101,6 +106,12 @@ def steps(default: int, ceiling: int) -> list[int]:
     while found[-1] * 2 < ceiling and len(found) < 12:
         found.append(found[-1] * 2)
     return [*found, ceiling] if ceiling > default else found
+
+
+def _runtime(name: str, descriptions: Mapping[str, str], hints: Mapping[str, str]) -> str:
+    """What it is, and what it costs on this node, as far as either is known."""
+    words = f"{name}: {descriptions[name]}" if descriptions.get(name) else name
+    return f"{words} ({hints[name]})" if hints.get(name) else words
 
 
 def _bytes(size: int) -> str:

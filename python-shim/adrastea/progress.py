@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Any
 
+from ._proto import launcher_pb2 as pb
+
 
 class ProgressLog:
     def __init__(self) -> None:
@@ -17,14 +19,23 @@ class ProgressLog:
         self._ended = False
         self._changed = asyncio.Event()
 
-    def add(self, message: str, percent: int | None = None) -> None:
+    def add(self, message: str, percent: int | None = None, queue_place: int = 0) -> None:
         event: dict[str, Any] = {"message": message}
         if percent is not None:
             # 100 belongs to the hub, which says it once the proxy has the route.
             event["progress"] = min(percent, 99)
+        if queue_place:
+            # Not for the hub's page, which shows the message; for those who read the progress by the API.
+            event["queue_place"] = queue_place
         if not self._events or self._events[-1] != event:
             self._events.append(event)
             self._wake()
+
+    def tell(self, progress: pb.Progress) -> None:
+        """What the launcher says. It has words of its own for a place in its queue, as a rule."""
+        place = progress.queue_place
+        message = progress.message or (f"Waiting: place {place} in the queue" if place else "Starting")
+        self.add(message, progress.percent, place)
 
     def end(self) -> None:
         self._ended = True

@@ -132,6 +132,7 @@ def build_start(
     environment: Mapping[str, Any],
     secret_names: Iterable[str] = (),
     api_token: str = "",
+    disable_user_config: bool = False,
 ) -> pb.StartRequest:
     plain, hidden = split_environment(environment, secret_names, [api_token])
     prefix = plain.get("JUPYTERHUB_SERVICE_PREFIX", "/")
@@ -147,4 +148,5 @@ def build_start(
         secret_environment=hidden,
         # The hub asks the same path before it calls the server up.
         ready_path=f"{prefix.rstrip('/')}/api",
+        disable_user_config=disable_user_config,
     )

@@ -15,15 +15,18 @@ from typing import Any
 from uuid import uuid4
 
 from jupyterhub.spawner import Spawner
+from markupsafe import Markup
 from traitlets import Float, List, Unicode, default
 
-from . import failure, form
+from . import ends, failure, form, owed
 from ._proto import launcher_pb2 as pb
 from .client import (
     LauncherClient,
     LauncherError,
+    LauncherHangs,
     LauncherNotFound,
     LauncherTimeout,
+    LauncherTooOld,
     LauncherUnavailable,
     client_for,
 )
@@ -56,9 +59,11 @@ class AdrasteaSpawner(Spawner):
     launcher_patience = Float(
         5.0, help="Seconds a start waits for a launcher that does not answer (it may be restarting)."
     ).tag(config=True)
-    stop_patience = Float(60.0, help="Seconds a stop waits for a launcher that does not answer.").tag(
-        config=True
-    )
+    stop_patience = Float(
+        60.0,
+        help="Seconds a stop waits for a launcher that does not answer. After that the hub forgets the "
+        "server, and it is stopped as soon as the launcher is back.",
+    ).tag(config=True)
     stop_timeout = Float(60.0, help="Seconds the launcher has for one stop.").tag(config=True)
 
     _starting = False
@@ -157,6 +162,8 @@ class AdrasteaSpawner(Spawner):
         return self._start(self._progress)
 
     async def _start(self, progress: ProgressLog) -> tuple[str, int]:
+        # A newer start takes the older one's place by itself; a late stop would only hit the newer one.
+        owed.withdraw(self._client, self._key)
         try:
             ready = await self._follow_start(self._build_request(), progress)
         except asyncio.CancelledError:
@@ -169,12 +176,20 @@ class AdrasteaSpawner(Spawner):
             raise failure.from_error(error) from error
         except LauncherError as error:
             self.log.error("The launcher at %s did not start %s: %s", self.socket, self._log_name, error)
-            raise failure.from_error(error) from error
+            raise self._judged(failure.from_error(error)) from error
+        except failure.StartFailed as error:
+            raise self._judged(error) from None
         finally:
             self._starting = False
             progress.end()
         self._generation = ready.generation
         return ready.address, ready.port
+
+    def _judged(self, error: failure.StartFailed) -> failure.StartFailed:
+        if error.users_own and not failure.HUB_KNOWS_REFUSALS:
+            # JupyterHub 5 counts every failure, and ends itself after too many: not because of this one.
+            self.consecutive_failure_limit = 0
+        return error
 
     def _build_request(self) -> pb.StartRequest:
         if self.internal_ssl:
@@ -189,7 +204,7 @@ class AdrasteaSpawner(Spawner):
         try:
             choice = parse_options(self.user_options)
         except BadOptions as error:
-            raise failure.StartFailed(str(error), reason="invalid", status_code=400) from None
+            raise failure.StartRefused(str(error), reason="invalid") from None
         if choice.memory_bytes is None and self.mem_limit:
             choice = replace(choice, memory_bytes=int(self.mem_limit))
         if choice.cpu_millis is None and self.cpu_limit:
@@ -211,6 +226,7 @@ class AdrasteaSpawner(Spawner):
             environment=environment,
             secret_names=self.secret_names,
             api_token=self.api_token,
+            disable_user_config=self.disable_user_config,
         )
 
     async def _follow_start(self, request: pb.StartRequest, progress: ProgressLog) -> pb.Ready:
@@ -223,7 +239,7 @@ class AdrasteaSpawner(Spawner):
         while True:
             try:
                 async with aclosing(self._client.start(request, timeout=deadline - now())) as events:
-                    async for event in events:
+                    async for event in self._heard(events):
                         silent_since = None
                         self._believed = True
                         kind = event.WhichOneof("event")
@@ -233,7 +249,7 @@ class AdrasteaSpawner(Spawner):
                             self._believed = False
                             raise failure.from_failed(event.failed)
                         if kind == "progress":
-                            progress.add(event.progress.message, event.progress.percent)
+                            progress.tell(event.progress)
                 raise LauncherUnavailable("the start ended without a result")
             except LauncherUnavailable as error:
                 if silent_since is None:
@@ -243,6 +259,23 @@ class AdrasteaSpawner(Spawner):
                 if now() - silent_since >= min(self.launcher_patience, deadline - now()):
                     raise
                 await asyncio.sleep(0.25)
+
+    async def _heard(
+        self, events: AsyncGenerator[pb.StartEvent, None]
+    ) -> AsyncGenerator[pb.StartEvent, None]:
+        """The same events. A launcher that takes the call and says nothing hangs: it may read it yet, and
+        then has to stop what it starts."""
+        try:
+            # It says at once that the start waits its turn.
+            first = await asyncio.wait_for(anext(events), self.launcher_patience * 4)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            owed.stop(self._client, pb.StopRequest(key=self._key), self.stop_timeout)
+            raise LauncherHangs("it took the request and says nothing") from None
+        yield first
+        async for event in events:
+            yield event
 
     async def progress(self) -> AsyncGenerator[dict[str, Any], None]:  # pyright: ignore[reportIncompatibleMethodOverride]
         if self._progress is not None:
@@ -274,7 +307,7 @@ class AdrasteaSpawner(Spawner):
             except LauncherError as error:
                 self.log.debug("Nothing known of %s: %s", self._log_name, error)
                 return None if self._believed else 0
-        if sandbox.phase == pb.PHASE_GONE:
+        if ends.ended(sandbox):
             return sandbox.exit.code
         # Known by its name alone after a hub that died while it started.
         self._generation = self._generation or sandbox.generation
@@ -283,21 +316,39 @@ class AdrasteaSpawner(Spawner):
 
     def sandbox_changed(self, sandbox: pb.Sandbox | None) -> None:
         """An exit, told as it happens: the hub learns of it now, not at its next poll."""
-        if not self._believed or not self.ready:
+        if not self._believed or not (self.ready or self.pending == "check" or self._spawn_ends):
             return
-        if sandbox is not None and (sandbox.phase != pb.PHASE_GONE or sandbox.generation < self._generation):
+        if sandbox is not None and (not ends.ended(sandbox) or sandbox.generation < self._generation):
             return
-        words = failure.exit_words(sandbox) if sandbox is not None else "the launcher no longer knows it"
-        self.log.warning("The server of %s ended: %s", self._log_name, words)
-        self._background = asyncio.ensure_future(self.poll_and_notify())
+        why = ends.words(sandbox) if sandbox is not None else "the launcher no longer knows it"
+        self.log.warning("The server of %s ended: %s", self._log_name, why)
+        self._background = asyncio.ensure_future(self._notify_hub())
+
+    @property
+    def _spawn_ends(self) -> bool:
+        """The server is started, and the hub is still busy with making it known."""
+        return self.pending == "spawn" and not self._starting and bool(self._generation)
+
+    async def _notify_hub(self) -> None:
+        # While something is pending the hub listens to nobody, and would learn of it by its next poll only.
+        for _ in range(100):
+            if not self.pending:
+                break
+            await asyncio.sleep(0.1)
+        if self.ready:
+            await self.poll_and_notify()
 
     async def get_url(self) -> str:
         """The server's address from the launcher; waits for a server that was starting when the hub died."""
         now = asyncio.get_running_loop().time
         deadline = now() + self.start_timeout
-        while await self._watch.settle(timeout=5):
+        while now() < deadline:
+            synced = await self._watch.settle(timeout=5)
             sandbox = self._cached()
-            if sandbox is None or sandbox.phase >= pb.PHASE_READY or now() > deadline:
+            if sandbox is not None and sandbox.phase >= pb.PHASE_READY:
+                break
+            # Without a generation the start was never finished: what the hub keeps as the address is none.
+            if (self._generation and not synced) or (synced and sandbox is None):
                 break
             await asyncio.sleep(0.1)
         sandbox = self._cached()
@@ -310,23 +361,28 @@ class AdrasteaSpawner(Spawner):
     async def stop(self, now: bool = False) -> None:
         """Stops the server; returns when nothing of it is left.
 
-        A launcher that does not answer is waited for: the hub forgets the server once this ends.
+        A launcher that does not answer is waited for: the hub forgets the server once this ends. If it takes
+        too long, the stop stays owed, so that the server and its token do not outlive the user's wish.
         """
         if self._background is not None and self._stop_owed:
             await asyncio.wait([self._background])
-        await self._stop(now)
+        request = pb.StopRequest(key=self._key, generation=self._generation, grace_ms=0 if now else None)
+        try:
+            await self._stop(request)
+        except LauncherError as error:
+            self.log.error("%s is stopped as soon as the launcher answers again: %s", self._log_name, error)
+            owed.stop(self._client, request, self.stop_timeout)
         self._starting = self._believed = self._stop_owed = False
 
-    async def _stop(self, now: bool = False) -> None:
+    async def _stop(self, request: pb.StopRequest) -> None:
         clock = asyncio.get_running_loop().time
         deadline = clock() + self.stop_patience
-        request = pb.StopRequest(key=self._key, generation=self._generation, grace_ms=0 if now else None)
         waiting = False
         while True:
             try:
                 await self._client.stop(request, timeout=self.stop_timeout)
                 return
-            except LauncherUnavailable as error:
+            except (LauncherUnavailable, LauncherTimeout) as error:
                 if clock() >= deadline:
                     raise
                 if not waiting:
@@ -346,9 +402,27 @@ class AdrasteaSpawner(Spawner):
             self.log.warning("Failed to stop the given-up start of %s: %s", self._log_name, error)
 
     async def delete_forever(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """The user or the named server is deleted: nothing may run on. The home stays."""
-        await self._stop()
-        self.log.info("Deleted the server of %s; the home is kept", self._log_name)
+        """The user or the named server is deleted: nothing may run on.
+
+        The hub never deletes a user's default server by itself: with that one goes the user, and the launcher
+        does with the home what policy says.
+        """
+        await self._stop(pb.StopRequest(key=self._key))
+        self._watch.forget((self.user.name, self.name))
+        if self.name:
+            self.log.info("Deleted the server of %s; the home is kept", self._log_name)
+            return
+        alive = [other.name for other in self.user.spawners.values() if other is not self and other.active]
+        if alive:
+            # The hub is about to refuse: the user stays, and so does the home.
+            self.log.warning("Not forgetting %s, whose server %r is active", self.user.name, alive[0])
+            return
+        try:
+            answer = await self._client.forget(self.hub_name, self.user.name, timeout=self.stop_timeout)
+        except LauncherTooOld:
+            self.log.info("Deleted the server of %s; the home is kept", self._log_name)
+        else:
+            self.log.info("Forgot user %s: %s", self.user.name, ends.home_words(answer))
 
     async def rename(self, old_name: str, new_name: str) -> None:
         """Only the launcher's key holds the name, so a stopped server may have another one."""
@@ -360,8 +434,8 @@ class AdrasteaSpawner(Spawner):
                 continue
             except LauncherError as error:
                 raise failure.from_error(error) from error
-            if sandbox.phase != pb.PHASE_GONE:
-                raise failure.StartFailed(
+            if not ends.ended(sandbox):
+                raise failure.StartRefused(
                     f"the server {name!r} is still running; stop it before renaming",
                     reason="invalid",
                     status_code=409,
@@ -382,15 +456,21 @@ class AdrasteaSpawner(Spawner):
         return form.render(
             offers,
             intro=self.form_intro,
-            notice=self._last_end(),
+            notice=await self.last_end(),
             chosen=chosen if isinstance(chosen, Mapping) else None,
             default_profile=self.profile,
         )
 
-    def _last_end(self) -> str:
+    # ---- pages -------------------------------------------------------------------------------------------
+
+    async def last_end(self) -> Markup:
+        """Why this server ended, if nobody asked it to: for the hub's pages. Empty while it runs."""
+        await self._watch.settle(timeout=1)
         sandbox = self._cached()
-        if sandbox is None or sandbox.phase != pb.PHASE_GONE:
-            return ""
-        if sandbox.exit.cause in (pb.EXIT_CAUSE_STOPPED, pb.EXIT_CAUSE_FAILED_START):
-            return ""
-        return f"Your last server ended: {failure.exit_words(sandbox)}."
+        return ends.notice(sandbox) if sandbox is not None and ends.unexpected(sandbox) else Markup()
+
+    async def last_ends(self) -> list[Markup]:
+        """The same of all servers of this user."""
+        await self._watch.settle(timeout=1)
+        mine = self._watch.of_user(self.user.name)
+        return [ends.notice(sandbox) for sandbox in mine if ends.unexpected(sandbox)]

@@ -3,7 +3,11 @@
 One per hub process and launcher, shared by all spawners: polling a thousand
 servers costs the launcher nothing, and an exit reaches the hub when it happens.
 
-    connecting ──snapshot──> synced ──stream breaks──> connecting (backoff)
+    connecting ──snapshot, or what was missed──> synced ──stream breaks──> connecting (backoff)
+
+A broken stream is resumed where it broke, with the token of the last event that
+was taken in: nothing is missed, nothing is told twice. A launcher that cannot
+resume sends everything anew, and what it no longer names is gone.
 
 While it is connecting, what was known stays, marked as not synced. It must never
 report a server as gone because the launcher cannot be reached.
@@ -21,7 +25,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from tornado.log import app_log as log
 
 from ._proto import launcher_pb2 as pb
-from .client import LauncherClient, LauncherError, client_for
+from .client import LauncherClient, LauncherError, LauncherInvalid, client_for
 
 Name = tuple[str, str]
 
@@ -42,6 +46,8 @@ class Watch:
         self._listeners: WeakValueDictionary[Name, Listener] = WeakValueDictionary()
         self._tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        # Everything up to here has been taken in.
+        self._token = ""
         self.synced = False
 
     def listen(self, name: Name, listener: Listener) -> None:
@@ -53,6 +59,14 @@ class Watch:
     def get(self, name: Name) -> pb.Sandbox | None:
         """What was last heard, synced or not."""
         return self._sandboxes.get(name)
+
+    def of_user(self, user: str) -> list[pb.Sandbox]:
+        """What was last heard of each server of this user."""
+        return [sandbox for (owner, _), sandbox in sorted(self._sandboxes.items()) if owner == user]
+
+    def forget(self, name: Name) -> None:
+        """The hub has deleted this server: whoever gets its name next must not read of its end."""
+        self._sandboxes.pop(name, None)
 
     async def settle(self, timeout: float) -> bool:
         """Waits until the first attempt either synced or failed; whether it is synced."""
@@ -73,27 +87,43 @@ class Watch:
         while True:
             try:
                 await self._follow()
+            except LauncherInvalid as error:
+                log.warning("The launcher at %s refuses to resume the watch: %s", self._client.socket, error)
+                self._token = ""
             except LauncherError as error:
                 if not complained:
                     log.warning("The launcher at %s does not answer: %s", self._client.socket, error)
             except Exception:
                 log.exception("Unexpected end of the watch at %s", self._client.socket)
-            # A stream that got as far as a snapshot was good: start over quickly.
+                self._token = ""
+            # A stream that got as far as being synced was good: start over quickly.
             pause, complained = (0.1, False) if self.synced else (min(pause * 2, _LONGEST_PAUSE), True)
             self.synced = False
             self._tried.set()
             await asyncio.sleep(pause * random.uniform(0.8, 1.2))  # noqa: S311
 
     async def _follow(self) -> None:
-        snapshot: dict[Name, pb.Sandbox] = {}
-        async with aclosing(self._client.watch(self._hub)) as events:
+        # None: what comes continues what is known.
+        snapshot: dict[Name, pb.Sandbox] | None = {}
+        async with aclosing(self._client.watch(self._hub, self._token)) as events:
             async for event in events:
-                if event.WhichOneof("event") == "synced":
-                    self._replace(snapshot)
-                elif event.WhichOneof("event") == "sandbox":
-                    known = self._sandboxes if self.synced else snapshot
-                    if _keep_newest(known, event.sandbox) and self.synced:
+                kind = event.WhichOneof("event")
+                if kind == "resumed":
+                    snapshot = None
+                elif kind == "synced":
+                    if snapshot is not None:
+                        self._replace(snapshot)
+                        snapshot = None
+                    self.synced = True
+                    self._tried.set()
+                elif kind == "sandbox":
+                    if snapshot is not None:
+                        _keep_newest(snapshot, event.sandbox)
+                    elif _keep_newest(self._sandboxes, event.sandbox):
                         self._tell(_name(event.sandbox), event.sandbox)
+                # In the middle of a snapshot nothing has been taken in yet.
+                if snapshot is None and event.resume_token:
+                    self._token = event.resume_token
 
     def _replace(self, snapshot: dict[Name, pb.Sandbox]) -> None:
         self._sandboxes = snapshot

@@ -49,10 +49,11 @@ def make(launcher: StandIn) -> Callable[..., UnitSpawner]:
     def make(user: str = "ana", **settings: Any) -> UnitSpawner:
         spawner = UnitSpawner(
             config=Config(UnitSpawner={"socket": launcher.target, "launcher_patience": 0.5, **settings}),
-            user=SimpleNamespace(name=user, url=f"/user/{user}/", escaped_name=user),
+            user=SimpleNamespace(name=user, url=f"/user/{user}/", escaped_name=user, spawners={}),
             hub=SimpleNamespace(api_url="http://10.88.0.1:8081/hub/api", public_host="", base_url="/hub/"),
             oauth_client_id=f"jupyterhub-user-{user}",
         )
+        spawner.user.spawners[""] = spawner
         spawner.load_state({})
         spawner.server = Server(base_url=f"/user/{user}/")
         spawner.api_token = "s3cret"

@@ -29,18 +29,22 @@ class StandIn:
         self.starts: list[pb.StartRequest] = []
         self.stops: list[pb.StopRequest] = []
         self.gets = 0
-        self.watches = 0
+        # The resume token of each Watch, and how many of the last changes can be caught up on.
+        self.watches: list[str] = []
+        self.remembers = 1000
+        self.forgotten: list[str] = []
         self.sandboxes: dict[tuple[str, str], pb.Sandbox] = {}
         self.offers: list[pb.Offer] = []
         self.script: Callable[[pb.StartRequest], Events] = self.ready
         self._generation = 0
-        self._watchers: set[asyncio.Queue[pb.Sandbox]] = set()
+        self._history: list[pb.Sandbox] = []
+        self._watchers: set[asyncio.Event] = set()
         self._server: grpc.aio.Server | None = None
 
     async def open(self) -> None:
         methods = pb.DESCRIPTOR.services_by_name["Launcher"].methods_by_name
         handlers = {}
-        for name in ("Start", "Stop", "Get", "Watch", "Offers"):
+        for name in ("Start", "Stop", "Get", "Watch", "Offers", "Forget"):
             method: Any = methods[name]
             kind = (
                 grpc.unary_stream_rpc_method_handler
@@ -76,8 +80,9 @@ class StandIn:
             **fields,
         )
         self.sandboxes[key.user, key.server] = sandbox
-        for queue in self._watchers:
-            queue.put_nowait(sandbox)
+        self._history.append(sandbox)
+        for changed in self._watchers:
+            changed.set()
         return sandbox
 
     def end(self, key: pb.ServerKey, cause: int, code: int, message: str = "", generation: int = 0) -> None:
@@ -116,15 +121,29 @@ class StandIn:
     async def _offers(self, request: pb.OffersRequest, context: Any) -> pb.OffersResponse:
         return pb.OffersResponse(offers=self.offers)
 
+    async def _forget(self, request: pb.ForgetRequest, context: Any) -> pb.ForgetResponse:
+        self.forgotten.append(request.user)
+        return pb.ForgetResponse(home=pb.HOME_FATE_KEPT)
+
     async def _watch(self, request: pb.WatchRequest, context: Any) -> AsyncIterator[pb.WatchEvent]:
-        self.watches += 1
-        queue: asyncio.Queue[pb.Sandbox] = asyncio.Queue()
-        self._watchers.add(queue)
+        self.watches.append(request.resume_token)
+        changed = asyncio.Event()
+        self._watchers.add(changed)
         try:
-            for sandbox in list(self.sandboxes.values()):
-                yield pb.WatchEvent(sandbox=sandbox)
-            yield pb.WatchEvent(synced=pb.Synced())
+            since, place = int(request.resume_token or -1), len(self._history)
+            if 0 <= since <= place and place - since <= self.remembers:
+                yield pb.WatchEvent(resumed=pb.Resumed(), resume_token=str(since))
+                for number in range(since, place):
+                    yield pb.WatchEvent(sandbox=self._history[number], resume_token=str(number + 1))
+            else:
+                for sandbox in list(self.sandboxes.values()):
+                    yield pb.WatchEvent(sandbox=sandbox)
+            yield pb.WatchEvent(synced=pb.Synced(), resume_token=str(place))
             while True:
-                yield pb.WatchEvent(sandbox=await queue.get())
+                changed.clear()
+                while place < len(self._history):
+                    place += 1
+                    yield pb.WatchEvent(sandbox=self._history[place - 1], resume_token=str(place))
+                await changed.wait()
         finally:
-            self._watchers.discard(queue)
+            self._watchers.discard(changed)

@@ -47,6 +47,25 @@ def test_the_last_choice_is_preselected() -> None:
     assert 'value="standard" required checked' in form.render([other, STANDARD], default_profile="standard")
 
 
+def test_what_a_runtime_costs_is_beside_it() -> None:
+    hints = {"b": "+0.3 s start, -5 % <CPU>", "elsewhere": "nothing"}
+    page = form.render([pb.Offer(profile="p", runtimes=["a", "b"], runtime_hints=hints)])
+    assert '<option value="a">a</option>' in page
+    assert '<option value="b">b (+0.3 s start, -5 % &lt;CPU&gt;)</option>' in page
+
+
+def test_what_a_runtime_is_stands_in_words() -> None:
+    described = pb.Offer(
+        profile="p",
+        runtimes=["a", "b"],
+        runtime_descriptions={"a": "Fast & shared"},
+        runtime_hints={"a": "1 s start"},
+    )
+    page = form.render([described])
+    assert '<option value="a">a: Fast &amp; shared (1 s start)</option>' in page
+    assert '<option value="b">b</option>' in page
+
+
 def test_no_offers_is_said() -> None:
     assert "no profile for you" in form.render([])
 

@@ -26,9 +26,9 @@ NEVER, BELIEVED = {}, {"api_token": "t", "generation": 3}
         (BELIEVED, None, 0, 0),  # the launcher answers that it never had it
         (BELIEVED, pb.PHASE_STARTING, 3, None),
         (BELIEVED, pb.PHASE_READY, 3, None),
-        (BELIEVED, pb.PHASE_STOPPING, 3, None),
         (BELIEVED, pb.PHASE_GONE, 3, 9),
         (BELIEVED, pb.PHASE_READY, 4, None),
+        (BELIEVED, pb.PHASE_STOPPING, 3, None),  # asked to stop, and still there
     ],
 )
 async def test_with_a_launcher(
@@ -42,8 +42,21 @@ async def test_with_a_launcher(
     spawner = make()
     spawner.load_state(state)
     if phase is not None:
-        launcher.change(spawner._key, phase, generation, exit=pb.Exit(code=9))
+        fields = {"exit": pb.Exit(code=9)} if phase == pb.PHASE_GONE else {}
+        launcher.change(spawner._key, phase, generation, **fields)
     assert await spawner.poll() == expected
+
+
+async def test_an_end_is_known_before_it_is_cleared_up(launcher: StandIn, make: Make) -> None:
+    spawner = make()
+    await spawner.start()
+    told = spawner.watch_exit()
+    assert await spawner.poll() is None
+    ended = pb.Exit(cause=pb.EXIT_CAUSE_OUT_OF_MEMORY, code=137)
+    launcher.change(spawner._key, pb.PHASE_STOPPING, 1, exit=ended)
+    await asyncio.wait_for(told.wait(), 2)
+    assert await spawner.poll() == 137
+    assert "memory" in await spawner.last_end()
 
 
 @pytest.mark.parametrize(("state", "expected"), [(NEVER, 0), (BELIEVED, None), ({"api_token": "t"}, None)])
@@ -92,7 +105,7 @@ async def test_polls_cost_the_launcher_nothing(launcher: StandIn, make: Make) ->
     for _ in range(3):
         assert {await spawner.poll() for spawner in spawners} == {None}
     assert launcher.gets == 0
-    assert launcher.watches == 1
+    assert len(launcher.watches) == 1
 
 
 async def test_an_exit_is_told_as_it_happens(launcher: StandIn, make: Make) -> None:
@@ -118,6 +131,8 @@ async def test_an_exit_during_an_outage_is_told_after_it(launcher: StandIn, make
         await asyncio.sleep(0.1)
     assert not told.is_set()
     launcher.sandboxes.clear()
+    launcher.remembers = 0
+    launcher.change(pb.ServerKey(user="bo"), pb.PHASE_READY)
     await launcher.open()
     await asyncio.wait_for(told.wait(), 10)
     assert await spawner.poll() == 0
@@ -130,7 +145,7 @@ async def test_a_server_outlives_an_outage(launcher: StandIn, make: Make) -> Non
     await launcher.close()
     await asyncio.sleep(0.3)
     await launcher.open()
-    await eventually(lambda: launcher.watches >= 2 or spawner._watch.synced, 10)
+    await eventually(lambda: len(launcher.watches) >= 2 and spawner._watch.synced, 10)
     await asyncio.sleep(0.2)
     assert await spawner.poll() is None
     assert not told.is_set()
@@ -178,3 +193,23 @@ async def test_a_start_the_hub_did_not_survive_is_adopted(launcher: StandIn, mak
     assert await spawner.get_url() == "http://10.88.1.7:8888/user/ana/"
     await spawner.stop()
     assert launcher.stops[-1].generation == 4
+
+
+async def test_an_address_that_was_never_known_is_waited_for(launcher: StandIn, make: Make) -> None:
+    """The hub died in a start, and comes back before the launcher does."""
+    spawner = make()
+    spawner.load_state({"api_token": "t"})
+    await launcher.close()
+    assert await spawner.poll() is None
+    url = asyncio.ensure_future(spawner.get_url())
+    await asyncio.sleep(0.5)
+    assert not url.done()
+    launcher.change(spawner._key, pb.PHASE_READY, 4, address="10.88.1.7", port=8888)
+    await launcher.open()
+    assert await url == "http://10.88.1.7:8888/user/ana/"
+    known = make()
+    known.load_state(BELIEVED)
+    await launcher.close()
+    await eventually(lambda: not known._watch.synced)
+    known._watch.forget(("ana", ""))
+    assert (await asyncio.wait_for(known.get_url(), 2)).endswith("/user/ana/"), "the hub's own will do"

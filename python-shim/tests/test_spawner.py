@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -11,6 +12,7 @@ import pytest
 from conftest import UnitSpawner, eventually
 from standin import Events, StandIn, progress
 
+from adrastea import ends, failure
 from adrastea._proto import launcher_pb2 as pb
 from adrastea.failure import StartFailed
 
@@ -195,11 +197,12 @@ async def test_the_form_offers_profiles_and_tells_the_last_end(launcher: StandIn
     launcher.offers = [pb.Offer(profile="standard", display_name="<Standard>")]
     spawner = make()
     await spawner.start()
-    launcher.end(spawner._key, pb.EXIT_CAUSE_OUT_OF_MEMORY, 137)
-    await eventually(lambda: bool(spawner._last_end()))
+    launcher.end(spawner._key, pb.EXIT_CAUSE_OUT_OF_MEMORY, 137, "1 GiB <was> the limit")
+    await eventually(lambda: ends.unexpected(spawner._cached()))
     page = await spawner.get_options_form()
     assert "&lt;Standard&gt;" in page
-    assert "it ran out of memory" in page
+    assert "Your last server ended: 1 GiB &lt;was&gt; the limit." in page
+    assert list(await spawner.last_ends()) == [await spawner.last_end()]
     assert spawner.run_options_from_form({"profile": ["standard"]}) == {"profile": "standard"}
 
 
@@ -215,11 +218,137 @@ async def test_rename_only_what_is_stopped(launcher: StandIn, make: Make) -> Non
         await spawner.rename("", "lab")
 
 
-async def test_deleting_stops(launcher: StandIn, make: Make) -> None:
+async def test_deleting_a_user_stops_and_forgets(launcher: StandIn, make: Make) -> None:
     spawner = make()
     await spawner.start()
     await spawner.delete_forever()
     assert launcher.sandboxes["ana", ""].phase == pb.PHASE_GONE
+    assert launcher.forgotten == ["ana"]
+
+
+async def test_deleting_a_named_server_forgets_nobody(
+    launcher: StandIn, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawner = make()
+    monkeypatch.setattr(UnitSpawner, "name", "lab")
+    await spawner.delete_forever()
+    assert launcher.stops[-1].key.server == "lab"
+    assert launcher.forgotten == []
+
+
+async def test_a_user_whom_the_hub_will_not_delete_is_not_forgotten(launcher: StandIn, make: Make) -> None:
+    spawner = make()
+    spawner.user.spawners["lab"] = SimpleNamespace(name="lab", active=True)
+    await spawner.delete_forever()
+    assert launcher.forgotten == []
+
+
+async def test_a_launcher_that_cannot_forget_still_stops(launcher: StandIn, make: Make) -> None:
+    async def unknown(request: pb.ForgetRequest, context: Any) -> None:
+        await context.abort(grpc.StatusCode.UNIMPLEMENTED, "what?")
+
+    await launcher.close()
+    launcher._forget = unknown  # pyright: ignore[reportAttributeAccessIssue]
+    await launcher.open()
+    spawner = make()
+    await spawner.start()
+    await spawner.delete_forever()
+    assert launcher.sandboxes["ana", ""].phase == pb.PHASE_GONE
+
+
+async def test_a_launcher_that_hangs_is_said_plainly_and_owes_the_stop(launcher: StandIn, make: Make) -> None:
+    reads = asyncio.Event()
+
+    async def hang(request: pb.StartRequest) -> Events:
+        await reads.wait()
+        yield progress("Starting", 60)
+
+    launcher.script = hang
+    spawner = make(launcher_patience=0.1)
+    with pytest.raises(StartFailed, match="does not answer") as caught:
+        await spawner.start()
+    assert caught.value.status_code == 503
+    assert await spawner.poll() == 0
+    await eventually(lambda: len(launcher.stops) == 1)
+
+
+async def test_a_stop_that_found_nobody_is_made_up_for(launcher: StandIn, make: Make) -> None:
+    spawner = make(stop_patience=0.2)
+    await spawner.start()
+    await launcher.close()
+    await spawner.stop()
+    assert await spawner.poll() == 0
+    await launcher.open()
+    await eventually(lambda: [stop.generation for stop in launcher.stops] == [1], 10)
+    assert launcher.sandboxes["ana", ""].phase == pb.PHASE_GONE
+
+
+async def test_a_newer_start_withdraws_the_stop_that_is_owed(launcher: StandIn, make: Make) -> None:
+    spawner = make(stop_patience=0.2, launcher_patience=10)
+    await spawner.start()
+    await launcher.close()
+    await spawner.stop()
+    start = asyncio.ensure_future(spawner.start())
+    await asyncio.sleep(0.5)
+    await launcher.open()
+    await start
+    await asyncio.sleep(1.5)
+    assert launcher.stops == []
+    assert await spawner.poll() is None
+
+
+async def test_waiting_says_the_place_in_the_queue(launcher: StandIn, make: Make) -> None:
+    async def wait(request: pb.StartRequest) -> Events:
+        for place, message in ((3, ""), (2, "Waiting: 1 start is before yours"), (0, "Preparing")):
+            said = pb.Progress(phase=pb.PHASE_QUEUED, percent=0, message=message, queue_place=place)
+            yield pb.StartEvent(progress=said)
+        async for event in launcher.ready(request):
+            yield event
+
+    launcher.script = wait
+    spawner = make()
+    await spawner.start()
+    assert [event async for event in spawner.progress()][:3] == [
+        {"message": "Waiting: place 3 in the queue", "progress": 0, "queue_place": 3},
+        {"message": "Waiting: 1 start is before yours", "progress": 0, "queue_place": 2},
+        {"message": "Preparing", "progress": 0},
+    ]
+
+
+async def test_users_configuration_can_be_switched_off(launcher: StandIn, make: Make) -> None:
+    await make().start()
+    await make("bo", disable_user_config=True).start()
+    assert [request.disable_user_config for request in launcher.starts] == [False, True]
+
+
+async def test_a_users_own_failure_never_ends_the_hub(launcher: StandIn, make: Make) -> None:
+    async def fail(request: pb.StartRequest) -> Events:
+        reason = pb.FAILURE_REASON_PROOF if request.key.user == "bo" else pb.FAILURE_REASON_SERVER_EXITED
+        yield pb.StartEvent(failed=pb.Failed(reason=reason, message="it ended"))
+
+    launcher.script = fail
+    for user, users_own in (("ana", True), ("bo", False)):
+        spawner = make(user, consecutive_failure_limit=3)
+        with pytest.raises(StartFailed) as caught:
+            await spawner.start()
+        assert caught.value.users_own == users_own
+        # JupyterHub 6 looks at the kind of error, 5 at nothing but this.
+        counted = not users_own or failure.HUB_KNOWS_REFUSALS
+        assert spawner.consecutive_failure_limit == (3 if counted else 0)
+
+
+async def test_an_exit_while_the_hub_is_busy_with_the_start_is_told_right_after(
+    launcher: StandIn, make: Make
+) -> None:
+    spawner = make()
+    await spawner.start()
+    told = spawner.watch_exit()
+    spawner.hub_thinks_ready, spawner._spawn_pending = False, True
+    launcher.end(spawner._key, pb.EXIT_CAUSE_EXITED, 3, generation=1)
+    await asyncio.sleep(0.3)
+    assert not told.is_set()
+    spawner.hub_thinks_ready, spawner._spawn_pending = True, False
+    await asyncio.wait_for(told.wait(), 5)
 
 
 def test_nothing_happens_in_init() -> None:

@@ -143,6 +143,8 @@ pub struct Plan {
     pub user: ImageUser,
     /// The cgroup, below the instance's parent: `/<instance>/<id>`.
     pub cgroup: String,
+    /// The AppArmor profile, on a node that has it.
+    pub apparmor_profile: Option<&'static str>,
     pub limits: Limits,
 }
 
@@ -210,6 +212,11 @@ impl Plan {
         self.gid_map.validate("gid", self.user.gid)?;
         self.validate_cgroup()?;
         self.limits.validate()
+    }
+
+    /// The directory above the home; none where that is the root.
+    pub fn above_home(&self) -> Option<&Path> {
+        self.user.home.parent().filter(|above| above.parent().is_some())
     }
 
     /// The home is mounted late, over whatever is there.
@@ -336,6 +343,7 @@ pub(crate) mod tests {
             gid_map: IdMap::with_hole(1_900_000_000, 100, 1_879_048_200),
             user: ImageUser { uid: 1000, gid: 100, home: "/home/jovyan".into() },
             cgroup: "/adrastea/sabcdefghij0".into(),
+            apparmor_profile: None,
             limits: Limits {
                 memory_bytes: 1 << 30,
                 cpu_millis: 1500,

@@ -4,11 +4,11 @@
 use oci_spec::runtime::Spec;
 
 use crate::{
-    Runtime, RuntimeSettings,
+    Kernel, Runtime, RuntimeSettings, Strength, advisories,
     engine::{Handler, HandlerOptions},
     plan::Plan,
     spec::SpecError,
-    version::{Advisory, Fix, VersionFloor},
+    version::VersionFloor,
 };
 
 pub struct Runc;
@@ -20,6 +20,14 @@ impl Runtime for Runc {
 
     fn description(&self) -> &'static str {
         "Containers of the node's own kernel: the fastest start, walls of the kernel"
+    }
+
+    fn strength(&self) -> Strength {
+        Strength::SharedKernel
+    }
+
+    fn kernel(&self) -> Kernel {
+        Kernel::Node
     }
 
     fn adapt(&self, base: Spec, _plan: &Plan) -> Result<Spec, SpecError> {
@@ -37,50 +45,6 @@ impl Runtime for Runc {
     }
 
     fn version_floor(&self) -> &'static VersionFloor {
-        &FLOOR
+        &advisories::RUNC
     }
 }
-
-/// From runc's CHANGELOG.md and its security advisories on GitHub. Distributions that backport
-/// fixes keep the old number: that is what an operator's written override is for.
-static FLOOR: VersionFloor = VersionFloor {
-    runtime: "runc",
-    advisories: &[
-        // GHSA-xr7r-f8xq-vfvv
-        Advisory {
-            name: "CVE-2024-21626",
-            what: "a leaked descriptor gives the host's file system",
-            fixes: &[Fix(1, 1, 12)],
-        },
-        // GHSA-jfvp-7x6p-h2pv
-        Advisory {
-            name: "CVE-2024-45310",
-            what: "empty files can be made on the host",
-            fixes: &[Fix(1, 1, 14), Fix(1, 2, 0)],
-        },
-        // GHSA-9493-h29p-rfm2
-        Advisory {
-            name: "CVE-2025-31133",
-            what: "masked paths can be redirected to the host's /proc",
-            fixes: &[Fix(1, 2, 8), Fix(1, 3, 3), Fix(1, 4, 0)],
-        },
-        // GHSA-qw9x-cqr3-wc7r
-        Advisory {
-            name: "CVE-2025-52565",
-            what: "the console's bind mount can be redirected",
-            fixes: &[Fix(1, 2, 8), Fix(1, 3, 3), Fix(1, 4, 0)],
-        },
-        // GHSA-cgrx-mc8f-2prm
-        Advisory {
-            name: "CVE-2025-52881",
-            what: "writes to /proc can be redirected",
-            fixes: &[Fix(1, 2, 8), Fix(1, 3, 3), Fix(1, 4, 0)],
-        },
-        // GHSA-xjvp-4fhw-gc47; the 1.2 line has no release with the fix
-        Advisory {
-            name: "CVE-2026-41579",
-            what: "an image's `/dev` link gives limited writes on the host",
-            fixes: &[Fix(1, 3, 6), Fix(1, 4, 3)],
-        },
-    ],
-};

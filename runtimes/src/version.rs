@@ -108,11 +108,33 @@ fn parse_printed(printed: &str) -> Option<Version> {
     printed.lines().next()?.split_whitespace().find_map(|word| word.parse().ok())
 }
 
+const DATED_IN_DEBIAN: &str = "0.0~";
+
+/// `20250319.0`: the day, and the number of the release of that day.
+fn dated_version(text: &str) -> Option<Version> {
+    let (day, number) = text.split_once('.')?;
+    let end = number.find(|character: char| !character.is_ascii_digit()).unwrap_or(number.len());
+    let is_day = day.len() == 8 && day.bytes().all(|byte| byte.is_ascii_digit());
+    let (number, rest) = number.split_at(end);
+    let released = rest.is_empty() || rest.starts_with('+');
+    let (major, minor) = (day.parse().ok()?, number.parse().ok()?);
+    is_day.then_some(Version { major, minor, patch: 0, released })
+}
+
+/// From here on a first number is a day.
+const FIRST_DAY: u32 = 20_000_000;
+
 impl FromStr for Version {
     type Err = ();
 
-    /// `1.3.6`, `v1.3.6`, `1.3.6+ds1`, `1.4.0-rc.2`, `1.1.5~rc1`.
+    /// `1.3.6`, `v1.3.6`, `1.3.6+ds1`, `1.4.0-rc.2`, `1.1.5~rc1`; a date as gVisor has it,
+    /// `release-20250319.0`, or as Debian writes it, `0.0~20240729.0`.
     fn from_str(text: &str) -> Result<Self, ()> {
+        if let Some(dated) =
+            text.strip_prefix("release-").or_else(|| text.strip_prefix(DATED_IN_DEBIAN))
+        {
+            return dated_version(dated).ok_or(());
+        }
         let text = text.trim_start_matches('v');
         let end = text
             .find(|character: char| !character.is_ascii_digit() && character != '.')
@@ -130,6 +152,9 @@ impl FromStr for Version {
 impl fmt::Display for Version {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let candidate = if self.released { "" } else { " (not a release)" };
+        if self.major >= FIRST_DAY {
+            return write!(formatter, "{}.{}{candidate}", self.major, self.minor);
+        }
         write!(formatter, "{}.{}.{}{candidate}", self.major, self.minor, self.patch)
     }
 }
@@ -199,6 +224,24 @@ mod tests {
         ] {
             assert!(matches!(check(text, &[]), Err(VersionError::Unreadable { .. })), "{text}");
         }
+    }
+
+    #[test]
+    fn days_are_versions() {
+        let floor = crate::gvisor::Gvisor.version_floor();
+        for old in ["0.0~20240729.0", "release-20250318.3", "0.0~20250319.0-rc1"] {
+            let found = floor.check(&format!("runsc version {old}\nspec: 1.0.2-dev"), &[]);
+            assert!(matches!(found, Err(VersionError::BelowFloor { .. })), "{old}: {found:?}");
+        }
+        for fixed in ["release-20250319.0", "0.0~20250401.1", "release-20260914.0"] {
+            assert!(floor.check(&format!("runsc version {fixed}"), &[]).is_ok(), "{fixed}");
+        }
+        for unreadable in ["release-2025.0", "0.0~abc", "VERSION_MISSING", "release-20250319"] {
+            let found = floor.check(&format!("runsc version {unreadable}"), &[]);
+            assert!(matches!(found, Err(VersionError::Unreadable { .. })), "{unreadable}");
+        }
+        let accepted = floor.check("runsc version 0.0~20240729.0", &["CVE-2025-2713".into()]);
+        assert_eq!(accepted.unwrap().version.to_string(), "20240729.0");
     }
 
     #[test]

@@ -1,4 +1,7 @@
-"""One launcher and one hub for the whole run; each test has users of its own."""
+"""One launcher for the whole run, and with it one hub after the other; each test has users of its own.
+
+Every test that takes a hub runs once with each version; pytest sorts them so that a version's tests come together.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from hub import Hub
-from place import check_hub_user, leave_the_hosts_namespaces, refuse_or_go_on
+from place import HUBS, check_hub_user, leave_the_hosts_namespaces, refuse_or_go_on
 
 from launcher import Launcher
 
@@ -30,15 +33,16 @@ def launcher() -> Iterator[Launcher]:
     launcher.start()
     try:
         launcher.import_image()
+        launcher.import_others()
         yield launcher
     finally:
         launcher.clean()
 
 
-@pytest.fixture(scope="session")
-def hub(launcher: Launcher) -> Iterator[Hub]:
+@pytest.fixture(scope="session", params=HUBS)
+def hub(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Hub]:
     directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
-    hub = Hub(launcher, directory)
+    hub = Hub(launcher, directory, request.param)
     try:
         hub.start()
         yield hub

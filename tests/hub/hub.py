@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -11,39 +12,85 @@ import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import requests
-from place import HUB_TOOLS, HUB_USER, PROXY, PYTHON
+from place import HUB_TOOLS, HUB_USER, PROXY, python_of
 
-from launcher import GATEWAY, Launcher
+from launcher import Launcher
 
 URL = "http://127.0.0.1:8000"
+LIGHT = {"profile": "test-light"}
 
+# What the tests' hub does beyond its defaults is chosen by the name of the user.
 CONFIG = """\
-c.JupyterHub.bind_url = "http://127.0.0.1:8000"
+import adrastea
+from jupyterhub.auth import DummyAuthenticator
+
+c = get_config()
+
+
+class Tester(DummyAuthenticator):
+    async def authenticate(self, handler, data):
+        name = await super().authenticate(handler, data)
+        return name and {{"name": name, "auth_state": {{"colour": "blue"}}}}
+
+
+def pre_spawn(spawner):
+    kind = spawner.user.name.partition("-")[0]
+    if kind == "hasty":
+        spawner.start_timeout = 4
+    elif kind == "impatient":
+        spawner.http_timeout = 3
+    elif kind == "strict":
+        spawner.consecutive_failure_limit = 3
+    elif spawner.name == "tidy":
+        spawner.disable_user_config = True
+    elif kind == "limited":
+        spawner.mem_limit, spawner.cpu_limit = "640M", 0.5
+    elif kind == "telling":
+        spawner.environment = {{**spawner.environment, "JUPYTERHUB_ACTIVITY_INTERVAL": "1"}}
+    spawner.environment = {{**spawner.environment, "TEST_HOOK": kind}}
+
+
+def auth_state(spawner, state):
+    if state:
+        spawner.environment = {{**spawner.environment, "TEST_COLOUR": state["colour"]}}
+
+
+c.JupyterHub.bind_url = "http://127.0.0.1:{port}"
 c.JupyterHub.hub_ip = "{gateway}"
 c.JupyterHub.hub_port = 8081
 c.JupyterHub.cleanup_servers = False
 c.JupyterHub.cleanup_proxy = False
+c.JupyterHub.template_paths = [adrastea.TEMPLATES]
 c.ConfigurableHTTPProxy.should_start = False
+c.ConfigurableHTTPProxy.api_url = "http://127.0.0.1:{api_port}"
 c.ConfigurableHTTPProxy.auth_token = "{proxy_token}"
-c.JupyterHub.authenticator_class = "dummy"
+c.JupyterHub.authenticator_class = Tester
 c.Authenticator.allow_all = True
+c.Authenticator.enable_auth_state = True
 c.DummyAuthenticator.password = "{password}"
 c.JupyterHub.allow_named_servers = True
 c.JupyterHub.spawner_class = "adrastea"
 c.AdrasteaSpawner.socket = "unix://{socket}"
-c.AdrasteaSpawner.launcher_patience = 1
+c.AdrasteaSpawner.launcher_patience = 2
+c.AdrasteaSpawner.hub_name = "{name}"
+c.Spawner.pre_spawn_hook = pre_spawn
+c.Spawner.auth_state_hook = auth_state
+c.Spawner.environment = {{"TEST_CONFIG": "yes"}}
+c.Spawner.group_overrides = {{
+    "large": {{"groups": ["large"], "spawner_override": {{"mem_limit": "896M", "default_url": "/group"}}}}
+}}
 c.JupyterHub.services = [{{"name": "tester", "api_token": "{token}"}}]
 c.JupyterHub.load_roles = [
     {{
         "name": "tester",
         "services": ["tester"],
-        "scopes": ["admin:users", "admin:servers", "access:servers", "tokens", "read:hub"],
+        "scopes": ["admin:users", "admin:servers", "admin:groups", "access:servers", "tokens", "read:hub"],
     }}
 ]
 """
@@ -58,9 +105,9 @@ class Answer:
         return json.loads(self.text)
 
 
-def _request(method: str, path: str, token: str, body: Any = None) -> Answer:
+def _request(port: int, method: str, path: str, token: str, body: Any = None) -> Answer:
     """Sends the path as it is: a friendlier client would tidy up `..`, which is a user's name here."""
-    connection = HTTPConnection("127.0.0.1", 8000, timeout=120)
+    connection = HTTPConnection("127.0.0.1", port, timeout=120)
     try:
         headers = {"Authorization": f"token {token}", "Content-Type": "application/json"}
         connection.request(method, path, json.dumps(body) if body is not None else None, headers)
@@ -71,21 +118,31 @@ def _request(method: str, path: str, token: str, body: Any = None) -> Answer:
 
 
 class Hub:
-    def __init__(self, launcher: Launcher, directory: Path) -> None:
+    def __init__(self, launcher: Launcher, directory: Path, version: str) -> None:
+        # The first instance is at URL.
+        self.port = 8000 + 10 * launcher.number
+        self._gateway = launcher.gateway
+        self.major = int(version.split(".")[0])
+        self.name = f"hub-{version}"
+        self.python = python_of(version, HUB_TOOLS)
         self.directory = directory
         self.log = directory / "hub.log"
         self.token = secrets.token_hex(16)
         self.password = secrets.token_hex(8)
         self._proxy_token = secrets.token_hex(16)
+        self._crypt_key = secrets.token_hex(32)
         self._process: subprocess.Popen[bytes] | None = None
         self._proxy: subprocess.Popen[bytes] | None = None
         self._user = pwd.getpwnam(HUB_USER)
         config = CONFIG.format(
-            gateway=GATEWAY,
+            gateway=launcher.gateway,
+            port=self.port,
+            api_port=self.port + 1,
             proxy_token=self._proxy_token,
             password=self.password,
             socket=launcher.socket,
             token=self.token,
+            name=self.name,
         )
         (directory / "jupyterhub_config.py").write_text(config)
         os.chown(directory, self._user.pw_uid, self._user.pw_gid)
@@ -96,9 +153,10 @@ class Hub:
                 [str(part) for part in command],
                 cwd=self.directory,
                 env={
-                    "PATH": f"{HUB_TOOLS}/venv-6.1/bin:/usr/local/bin:/usr/bin:/bin",
+                    "PATH": f"{self.python.parent}:/usr/local/bin:/usr/bin:/bin",
                     "HOME": str(self.directory),
                     "CONFIGPROXY_AUTH_TOKEN": self._proxy_token,
+                    "JUPYTERHUB_CRYPT_KEY": self._crypt_key,
                     "LC_ALL": "C.UTF-8",
                 },
                 user=self._user.pw_uid,
@@ -114,14 +172,14 @@ class Hub:
         """Returns when the hub answers through its proxy."""
         if self._proxy is None:
             self._proxy = self._popen(
-                HUB_TOOLS / PROXY, "--ip", "127.0.0.1", "--port", "8000", "--api-ip", "127.0.0.1", "--api-port", "8001",
-                "--default-target", f"http://{GATEWAY}:8081", "--error-target", f"http://{GATEWAY}:8081/hub/error",
+                HUB_TOOLS / PROXY, "--ip", "127.0.0.1", "--port", self.port, "--api-ip", "127.0.0.1", "--api-port", self.port + 1,
+                "--default-target", f"http://{self._gateway}:8081", "--error-target", f"http://{self._gateway}:8081/hub/error",
             )  # fmt: skip
-        self._process = self._popen(HUB_TOOLS / PYTHON, "-m", "jupyterhub", "-f", "jupyterhub_config.py")
+        self._process = self._popen(self.python, "-m", "jupyterhub", "-f", "jupyterhub_config.py")
         deadline = time.monotonic() + 60
         while True:
             try:
-                if requests.get(f"{URL}/hub/api", timeout=5).status_code == 200:
+                if requests.get(f"http://127.0.0.1:{self.port}/hub/api", timeout=5).status_code == 200:
                     return
             except requests.RequestException:
                 pass
@@ -145,7 +203,7 @@ class Hub:
     # ---- what an administrator does ----------------------------------------------------------------------
 
     def api(self, method: str, path: str, body: Any = None, token: str = "") -> Answer:
-        return _request(method, f"/hub/api{path}", token or self.token, body)
+        return _request(self.port, method, f"/hub/api{path}", token or self.token, body)
 
     def server_path(self, user: str, server: str = "") -> str:
         return f"/users/{quote(user, safe='')}/" + (
@@ -159,7 +217,9 @@ class Hub:
     def spawn(self, user: str, server: str = "", options: Any = None) -> Answer:
         """Asks for a server; 201 if it is up at once, 202 if it is on its way."""
         self.add_user(user)
-        return self.api("POST", self.server_path(user, server), options)
+        # Until JupyterHub 6 the body is nothing but the options.
+        body = {"user_options": options} if options is not None and self.major >= 6 else options
+        return self.api("POST", self.server_path(user, server), body)
 
     def model(self, user: str, server: str = "") -> dict[str, Any]:
         answer = self.api("GET", f"/users/{quote(user, safe='')}?include_stopped_servers=1")
@@ -190,7 +250,24 @@ class Hub:
 
     def get(self, path: str) -> Answer:
         """Asks a user's server through the proxy."""
-        return _request("GET", path, self.token)
+        return _request(self.port, "GET", path, self.token)
+
+    def run(self, user: str, code: str, server: str = "") -> str:
+        """What `code` printed on a light server."""
+        path = f"/user/{quote(user, safe='')}/" + (f"{server}/" if server else "")
+        answer = self.get(f"{path}run/{quote(code, safe='')}")
+        assert answer.status_code == 200, answer.text
+        return answer.json()["output"]
+
+    def page(self, user: str, path: str, **options: Any) -> requests.Response:
+        """What a browser shows to this user."""
+        return self.login(user).get(f"{URL}{path}", timeout=60, headers={"Accept": "text/html"}, **options)
+
+    def end_server(self, user: str, code: str) -> None:
+        """Lets a light server end itself, and waits until the hub knows."""
+        with contextlib.suppress(OSError, HTTPException):
+            self.get(f"/user/{user}/run/{quote(code, safe='')}")
+        self.wait(user, ready=False, seconds=30)
 
     def progress(self, user: str, server: str = "") -> Iterator[dict[str, Any]]:
         headers = {"Authorization": f"token {self.token}"}

@@ -11,10 +11,25 @@ import subprocess
 import time
 from pathlib import Path
 
-from place import CONTAINERD, DIGEST, HUB_USER, IMAGE, INIT, LAUNCHER, RUNC, TOOLS
+from place import (
+    CONTAINERD,
+    DIGEST,
+    HUB_USER,
+    IMAGE,
+    INIT,
+    LAUNCHER,
+    PROGRAMS,
+    PROGRAMS_DIGEST,
+    RUNC,
+    RUNSC,
+    STACKS,
+    STACKS_DIGEST,
+    TOOLS,
+)
 
 REFERENCE = "localhost/adrastea/singleuser:1"
-GATEWAY = "10.89.0.1"
+STACKS_REFERENCE = "localhost/adrastea/stacks:1"
+PROGRAMS_REFERENCE = "localhost/adrastea/programs:1"
 MARKUP = '<b>Bold</b> & "Co"'
 
 CONFIG = """\
@@ -30,15 +45,29 @@ hub_users = ["{user}"]
 mode = "managed"
 binary = "{containerd}"
 [network]
-subnet = "10.89.0.0/16"
+subnet = "{subnet}.0.0/16"
+[identity]
+first_disk_id = {disk}
+last_disk_id = {last_disk}
+first_run_id = {run}
+last_run_id = {last_run}
 [limits]
 ready_timeout = 60
 stop_grace = 2
 [runtimes.runc]
 binary = "{runc}"
+[runtimes.gvisor]
+binary = "{runsc}"
+accept_vulnerable = ["CVE-2025-2713"]
 [images.singleuser]
 reference = "{reference}"
 digest = "{digest}"
+[images.stacks]
+reference = "{stacks}"
+digest = "{stacks_digest}"
+[images.programs]
+reference = "{programs}"
+digest = "{programs_digest}"
 [images.absent]
 reference = "localhost/adrastea/absent:1"
 digest = "sha256:{zeros}"
@@ -50,14 +79,14 @@ PROFILE = """\
 display_name = {title}
 description = "{name}"
 image = "{image}"
-runtimes = ["runc"]
+runtimes = ["runc", "gvisor"]
 egress = "hub"
 command = {command}
 user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
 users = {users}
-environment_allowed = ["MEM_*", "CPU_*"]
+environment_allowed = ["MEM_*", "CPU_*", "TEST_*"]
 [profiles.{name}.environment]
-PATH = "/opt/jupyter/bin:/usr/local/bin:/usr/bin:/bin"
+PATH = "/opt/conda/bin:/opt/jupyter/bin:/usr/local/bin:/usr/bin:/bin"
 LANG = "C.UTF-8"
 [profiles.{name}.limits]
 memory = "768MiB"
@@ -65,6 +94,8 @@ memory_ceiling = "1GiB"
 """
 
 SERVER = ["jupyterhub-singleuser"]
+LIGHT = ["/opt/jupyter/bin/python", "-c", Path(__file__).with_name("light_server.py").read_text()]
+STACKS_SERVER = ["/usr/local/bin/start-singleuser.sh"]
 BROKEN = ["/bin/sh", "-c", "echo '<boom> here' >&2; exit 3"]
 
 
@@ -75,8 +106,12 @@ def profile(name: str, **changes: object) -> str:
 
 
 class Launcher:
-    def __init__(self, instance: str, directory: Path) -> None:
+    def __init__(self, instance: str, directory: Path, number: int = 0) -> None:
+        """Instances of different numbers share no address, no port and no id."""
         self.instance = instance
+        self.number = number
+        subnet = f"10.{89 + number}"
+        self.gateway = f"{subnet}.0.1"
         self.directory = directory
         self.log = directory / "launcher.log"
         self.config = directory / "adrastea.toml"
@@ -85,7 +120,13 @@ class Launcher:
         self._environment = {**os.environ, "PATH": f"{TOOLS}/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
         user = pwd.getpwnam(HUB_USER)
         group = subprocess.run(["id", "-gn", HUB_USER], check=True, capture_output=True, text=True)
+        disk, run = 1_879_048_192 + number * 1_000_000, 2_013_265_920 + number * 64 * 65_536
         text = CONFIG.format(
+            subnet=subnet,
+            disk=disk,
+            last_disk=disk + 999_999,
+            run=run,
+            last_run=run + 64 * 65_536 - 1,
             instance=instance,
             directory=directory,
             init=INIT,
@@ -93,13 +134,25 @@ class Launcher:
             user=user.pw_name,
             containerd=CONTAINERD,
             runc=RUNC,
+            runsc=RUNSC,
             reference=REFERENCE,
             digest=DIGEST.read_text().strip(),
+            stacks=STACKS_REFERENCE,
+            stacks_digest=STACKS_DIGEST.read_text().strip(),
+            programs=PROGRAMS_REFERENCE,
+            programs_digest=PROGRAMS_DIGEST.read_text().strip(),
             zeros="0" * 64,
         )
         text += profile("standard")
+        text += profile("test-stacks", image="stacks", command=STACKS_SERVER).replace(
+            "gid = 1000", "gid = 100"
+        )
+        text += profile("test-programs", image="programs")
         text += profile("test-absent", image="absent")
         text += profile("test-broken", command=BROKEN)
+        text += profile("test-light", command=LIGHT)
+        for how in ("once", "silent", "stubborn"):
+            text += profile(f"test-{how}", command=[*LIGHT, how])
         text += profile("test-markup", title=MARKUP)
         text += profile("test-private", users=["somebody-else"])
         self.config.write_text(text)
@@ -132,6 +185,25 @@ class Launcher:
             timeout=timeout,
         )
 
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """The same, without waiting for its end."""
+        return subprocess.Popen(
+            [LAUNCHER, "--config", self.config, *arguments],
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def send_signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def containerd(self) -> int:
+        """The process of the launcher's own containerd."""
+        return int(Path(f"/run/{self.instance}/containerd/containerd.pid").read_text().split()[0])
+
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends the launcher alone; servers go on."""
         if self._process is not None:
@@ -142,6 +214,12 @@ class Launcher:
     def import_image(self) -> None:
         done = self.run("image", "import", str(IMAGE), REFERENCE, timeout=600)
         assert done.returncode == 0, done.stderr
+
+    def import_others(self) -> None:
+        # Without the first one's layer, which is there by now.
+        for layout, reference in ((STACKS, STACKS_REFERENCE), (PROGRAMS, PROGRAMS_REFERENCE)):
+            done = self.run("image", "import", str(layout), reference)
+            assert done.returncode == 0, done.stderr
 
     def servers(self) -> list[int]:
         """The host's process ids of everything that runs in this instance's sandboxes."""

@@ -18,15 +18,21 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 TARGET = CHECKOUT / "target"
 TOOLS = TARGET / "tools"
-LAUNCHER = TARGET / "release/adrastea"
+LAUNCHER = Path(os.environ.get("ADRASTEA_LAUNCHER", TARGET / "release/adrastea"))
 INIT = TARGET / "x86_64-unknown-linux-gnu/release/adrastea-init"
 RUNC = TOOLS / "bin/runc"
+RUNSC = TOOLS / "bin/runsc"
 CONTAINERD = TOOLS / "bin/containerd"
 IMAGE = TOOLS / "singleuser.oci.tar"
 DIGEST = TOOLS / "singleuser.digest"
+STACKS = TOOLS / "stacks.oci"
+STACKS_DIGEST = TOOLS / "stacks.digest"
+PROGRAMS = TOOLS / "programs.oci"
+PROGRAMS_DIGEST = TOOLS / "programs.digest"
 # Where the hub's user finds the tools: a checkout may lie in a private directory.
 HUB_TOOLS = Path("/tmp") / f"adrastea-hub-tools-{os.getpid()}"
-PYTHON = "venv-6.1/bin/python"
+# The supported versions of JupyterHub, each with an environment of its own.
+HUBS = ("6.1", "5.5")
 PROXY = "node/node_modules/configurable-http-proxy/bin/configurable-http-proxy"
 
 # Every Debian has it, and it owns nothing.
@@ -36,29 +42,55 @@ _CLONE_NEWNS = 0x00020000
 _CLONE_NEWNET = 0x40000000
 
 
+def python_of(version: str, tools: Path = TOOLS) -> Path:
+    return tools / f"venv-{version}/bin/python"
+
+
 def refuse_or_go_on() -> None:
     """Ends the run unless everything it needs is there."""
     if os.geteuid() != 0:
         pytest.exit("these tests start a real launcher: run them as root", returncode=2)
     missing = [
         path
-        for path in (LAUNCHER, INIT, RUNC, CONTAINERD, IMAGE, DIGEST, TOOLS / PYTHON, TOOLS / PROXY)
+        for path in (
+            LAUNCHER,
+            INIT,
+            RUNC,
+            RUNSC,
+            CONTAINERD,
+            IMAGE,
+            DIGEST,
+            STACKS,
+            STACKS_DIGEST,
+            PROGRAMS,
+            PROGRAMS_DIGEST,
+            TOOLS / PROXY,
+            *map(python_of, HUBS),
+        )
         if not path.exists()
     ]
     if missing:
-        names = ", ".join(str(path.relative_to(CHECKOUT)) for path in missing)
+        names = ", ".join(str(path) for path in missing)
         pytest.exit(f"missing: {names}; `tools/get` and `make build` make them", returncode=2)
 
 
 def check_hub_user() -> None:
-    """Ends the run if the hub's user cannot run the hub."""
+    """Ends the run if the hub's user cannot run the hubs, or they are others than they are called."""
     user = pwd.getpwnam(HUB_USER)
-    command = [HUB_TOOLS / PYTHON, "-m", "jupyterhub", "--version"]
-    answer = subprocess.run(
-        command, user=user.pw_uid, group=user.pw_gid, extra_groups=[], capture_output=True, cwd="/"
-    )
-    if answer.returncode != 0:
-        pytest.exit(f"user {HUB_USER} cannot run the hub: {answer.stderr.decode()}", returncode=2)
+    for version in HUBS:
+        command = [python_of(version, HUB_TOOLS), "-m", "jupyterhub", "--version"]
+        answer = subprocess.run(
+            command,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            capture_output=True,
+            text=True,
+            cwd="/",
+        )
+        if answer.returncode != 0 or not answer.stdout.startswith(f"{version}."):
+            said = answer.stdout + answer.stderr
+            pytest.exit(f"user {HUB_USER} cannot run JupyterHub {version}: {said}", returncode=2)
 
 
 def leave_the_hosts_namespaces() -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from hub import URL, Hub
+from hub import LIGHT, URL, Hub
 
 REFUSED = [
     ({"profile": "standard", "memory": "64G"}, "memory_ceiling"),
@@ -24,7 +25,7 @@ REFUSED = [
     ("options", "words"), REFUSED, ids=[words + str(n) for n, (_, words) in enumerate(REFUSED)]
 )
 def test_refused_options(hub: Hub, options: dict[str, Any], words: str) -> None:
-    answer = hub.spawn("gil", options={"user_options": options})
+    answer = hub.spawn("gil", options=options)
     assert answer.status_code in (400, 403), answer.text
     assert words in answer.json()["message"]
     assert not hub.model("gil").get("ready")
@@ -41,13 +42,13 @@ def test_a_refusal_is_on_the_page(hub: Hub) -> None:
 
 
 def test_a_missing_image_is_named(hub: Hub) -> None:
-    answer = hub.spawn("ida", options={"user_options": {"profile": "test-absent"}})
+    answer = hub.spawn("ida", options={"profile": "test-absent"})
     assert answer.status_code >= 400
     assert "image" in answer.json()["message"].lower()
 
 
 def test_a_server_that_fails_shows_its_last_words(hub: Hub) -> None:
-    answer = hub.spawn("jan", options={"user_options": {"profile": "test-broken"}})
+    answer = hub.spawn("jan", options={"profile": "test-broken"})
     assert answer.status_code == 500, answer.text
     session = hub.login("jan")
     page = session.get(f"{URL}/hub/spawn-pending/jan", timeout=30).text
@@ -71,19 +72,27 @@ NAMES = [
 ]
 
 
-@pytest.mark.parametrize("name", NAMES, ids=[ascii(name)[:20] for name in NAMES])
-def test_any_name_works_or_is_refused_in_words(hub: Hub, name: str) -> None:
+def try_name(hub: Hub, name: str) -> None:
     added = hub.add_user(name)
     if added.status_code == 400:
         return  # the hub itself takes no such name
     assert added.status_code == 201, added.text
     name = added.json()[0]["name"]
-    answer = hub.api("POST", hub.server_path(name))
+    answer = hub.spawn(name, options=LIGHT)
     if answer.status_code >= 400:
         assert answer.status_code < 500, answer.text
         assert answer.json()["message"]
     else:
         model = hub.wait(name)
         assert hub.get(model["url"] + "api").status_code == 200
+        assert hub.run(name, "import os; print(ascii(os.environ['JUPYTERHUB_USER']))") == f"{name!a}\n"
         hub.stop(name)
     assert hub.api("DELETE", hub.server_path(name).removesuffix("/server")).status_code == 204
+
+
+def test_any_name_works_or_is_refused_in_words(hub: Hub) -> None:
+    """All at once: no name may be taken for another's."""
+    with ThreadPoolExecutor(6) as pool:
+        tries = {name: pool.submit(try_name, hub, name) for name in NAMES}
+    failed = {name: error for name, trial in tries.items() if (error := trial.exception())}
+    assert not failed

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
-from hub import URL, Hub
+import pytest
+from hub import LIGHT, URL, Hub
 from kernel import run_code
 
 from launcher import MARKUP, Launcher
 
 
-def test_start_work_stop(hub: Hub, launcher: Launcher) -> None:
-    answer = hub.spawn("ana")
+@pytest.mark.parametrize("runtime", ["runc", "gvisor"])
+def test_start_work_stop(hub: Hub, launcher: Launcher, runtime: str) -> None:
+    answer = hub.spawn("ana", options={"profile": "standard", "runtime": runtime})
     assert answer.status_code in (201, 202), answer.text
     hub.wait("ana")
     api = hub.get("/user/ana/api")
@@ -19,6 +22,10 @@ def test_start_work_stop(hub: Hub, launcher: Launcher) -> None:
     assert "version" in api.json()
     code = "import os; print(os.getuid(), os.path.expanduser('~'), os.environ['JUPYTERHUB_USER'])"
     assert run_code(hub, "/user/ana/", code) == "1000 /home/jovyan ana\n"
+    # The kernel that the user's code sees: the node's, or gVisor's own.
+    node = Path("/proc/version").read_text()
+    seen = run_code(hub, "/user/ana/", "print(open('/proc/version').read(), end='')")
+    assert (seen == node) == (runtime == "runc"), seen
     hub.stop("ana")
     assert hub.get("/user/ana/api").status_code in (302, 424)
     assert launcher.servers() == []
@@ -26,18 +33,18 @@ def test_start_work_stop(hub: Hub, launcher: Launcher) -> None:
 
 def test_a_home_lasts(hub: Hub) -> None:
     for code, expected in (
-        ("open('kept', 'w').write('here'); print('w')", "w\n"),
-        ("print(open('kept').read())", "here\n"),
+        ("open('/home/jovyan/kept', 'w').write('here'); print('w')", "w\n"),
+        ("print(open('/home/jovyan/kept').read())", "here\n"),
     ):
-        hub.up("bea")
-        assert run_code(hub, "/user/bea/", code) == expected
+        hub.up("bea", options=LIGHT)
+        assert hub.run("bea", code) == expected
         hub.stop("bea")
 
 
 def test_named_servers_live_side_by_side(hub: Hub) -> None:
-    hub.up("cleo")
-    hub.up("cleo", "lab")
-    assert run_code(hub, "/user/cleo/lab/", "print(1)") == "1\n"
+    hub.up("cleo", options=LIGHT)
+    hub.up("cleo", "lab", options=LIGHT)
+    assert hub.run("cleo", "print(1)", "lab") == "1\n"
     hub.stop("cleo")
     assert hub.get("/user/cleo/lab/api").status_code == 200
     hub.stop("cleo", "lab")
@@ -74,10 +81,10 @@ def test_a_start_through_the_form(hub: Hub) -> None:
     session = hub.login("fay")
     page = session.get(f"{URL}/hub/spawn", timeout=30)
     xsrf = session.cookies.get("_xsrf", path="/hub/")
-    form = {"_xsrf": xsrf, "profile": "standard", "memory:standard": str(1 << 30)}
+    form = {"_xsrf": xsrf, "profile": "test-light", "memory:test-light": str(1 << 30)}
     answer = session.post(f"{URL}/hub/spawn", data=form, timeout=60, allow_redirects=False)
     assert page.status_code == 200
     assert answer.status_code == 302, answer.text
     hub.wait("fay")
-    assert run_code(hub, "/user/fay/", "import os; print(os.environ['MEM_LIMIT'])") == f"{1 << 30}\n"
+    assert hub.run("fay", "import os; print(os.environ['MEM_LIMIT'])") == f"{1 << 30}\n"
     hub.stop("fay")

@@ -1,19 +1,24 @@
 //! C1: who may speak to the launcher.
 
-use std::{fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    fs,
+    os::unix::{fs::MetadataExt as _, net::UnixStream},
+    path::Path,
+};
 
 use adrastea_proto::v1::{self, admin_client::AdminClient, launcher_client::LauncherClient};
 use adrastea_tests::{
     Instance, Suite, User,
     client::{HUB, key},
+    place,
 };
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use tonic::{Code, Status, transport::Channel};
 
 use crate::tenant;
 
 /// The group of the socket, in the fixture's configuration.
-const GROUP: u32 = 65534;
+pub const GROUP: u32 = 65534;
 const STRANGER: u32 = 4321;
 
 pub fn add(suite: &mut Suite) {
@@ -27,7 +32,33 @@ pub fn add(suite: &mut Suite) {
         "c1_the_hub_calls_the_launcher_and_not_the_administrators_service",
         async |instance| hub(&instance).await,
     );
+    suite.plain("p1_the_systemd_unit_is_hardened", unit_is_scored);
     suite.shared("c1_modes_of_directories_and_sockets", async |instance| modes(&instance));
+}
+
+/// Seven of ten: every setting that makes a mount namespace is out of the question.
+const MOST_EXPOSED: &str = "--threshold=70";
+
+fn unit_is_scored() -> anyhow::Result<()> {
+    let unit = place::root().join("packaging/systemd/adrastea.service");
+    let score = |unit: &Path| {
+        std::process::Command::new("systemd-analyze")
+            .args(["security", "--offline=yes", "--no-pager", MOST_EXPOSED])
+            .arg(unit)
+            .output()
+            .context("failed to run `systemd-analyze` (Debian's package systemd has it)")
+    };
+    let output = score(&unit)?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(said.contains("Overall exposure level"), "it scored nothing: {said}");
+    ensure!(output.status.success(), "{}", said.lines().last().unwrap_or_default());
+    // Seen red: the same without what hardens it.
+    let bare = place::scratch().join(format!("bare-{}.service", std::process::id()));
+    fs::write(&bare, "[Service]\nExecStart=/bin/true\n")?;
+    let output = score(&bare);
+    fs::remove_file(&bare)?;
+    ensure!(!output?.status.success(), "an unhardened unit passes, too");
+    Ok(())
 }
 
 async fn strangers(instance: &Instance) -> anyhow::Result<()> {
@@ -54,7 +85,10 @@ async fn every_call(channel: Channel) -> Vec<(&'static str, Result<(), Status>)>
     ));
     answers.push(("get", client.get(v1::GetRequest { key: key.clone() }).await.map(drop)));
     answers.push(("list", client.list(v1::ListRequest { hub: HUB.into() }).await.map(drop)));
-    answers.push(("watch", client.watch(v1::WatchRequest { hub: HUB.into() }).await.map(drop)));
+    answers.push((
+        "watch",
+        client.watch(v1::WatchRequest { hub: HUB.into(), ..Default::default() }).await.map(drop),
+    ));
     answers
         .push(("logs", client.logs(v1::LogsRequest { key, ..Default::default() }).await.map(drop)));
     answers.push((
@@ -152,15 +186,13 @@ fn modes(instance: &Instance) -> anyhow::Result<()> {
     let socket = instance.containerd_socket();
     for user in [User::other(STRANGER), User::NOBODY] {
         let socket = socket.clone();
-        let opened = instance
-            .namespace
-            .within(user, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
+        let opened =
+            instance.namespace.within(user, move || UnixStream::connect(socket).is_ok())?;
         ensure!(!opened, "somebody but root opens containerd's socket");
     }
     let socket = instance.containerd_socket();
-    let opened = instance
-        .namespace
-        .within(User::ROOT, move || std::os::unix::net::UnixStream::connect(socket).is_ok())?;
+    let opened =
+        instance.namespace.within(User::ROOT, move || UnixStream::connect(socket).is_ok())?;
     ensure!(opened, "not even root opens containerd's socket: the test shows nothing");
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     io::{BufRead as _, BufReader, Read as _},
-    os::unix::fs::{MetadataExt as _, chown, symlink},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
@@ -35,8 +35,8 @@ use crate::{
     tenant,
 };
 
-const RESERVE: &str = "ADRASTEA_TEST_RESERVE";
-const DISK_IDS: std::ops::RangeInclusive<u32> = 1_879_048_192..=2_013_265_919;
+pub const RESERVE: &str = "ADRASTEA_TEST_RESERVE";
+pub const DISK_IDS: std::ops::RangeInclusive<u32> = 1_879_048_192..=2_013_265_919;
 const RACES: u32 = 1000;
 
 pub fn add(suite: &mut Suite) {
@@ -413,6 +413,18 @@ fn setuid(instance: &Instance) -> anyhow::Result<()> {
             output.stdout
         );
     }
+    // A device node that somebody with the right to make one has put there opens nothing.
+    let node = home(instance, "f-setuid").join("planted-memory");
+    nix::sys::stat::mknod(
+        &node,
+        nix::sys::stat::SFlag::S_IFCHR,
+        nix::sys::stat::Mode::from_bits_truncate(0o666),
+        nix::sys::stat::makedev(1, 1),
+    )?;
+    fs::set_permissions(&node, fs::Permissions::from_mode(0o666))?;
+    let opened = tenant::run(instance, "f-setuid", &["open", "/home/jovyan/planted-memory"])?;
+    fs::remove_file(&node)?;
+    ensure!(opened.contains("no /home/jovyan/planted-memory: Permission denied"), "{opened}");
     // On the host the bit is there, on a file of nobody but the user.
     let file = fs::metadata(home(instance, "f-setuid").join("setuid-copy"))?;
     ensure!(

@@ -7,10 +7,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod access;
+mod broken;
 mod escape;
 mod identity;
+mod images;
+mod moments;
 mod network;
+mod planted;
 mod posture;
+mod power;
 mod reference;
 mod resources;
 mod secrets;
@@ -42,15 +47,42 @@ fn main() -> ExitCode {
 
     let mut suite = Suite::new(tenant::options().with_world()).expect("a runtime");
     escape::add(&mut suite);
+    broken::add(&mut suite);
     identity::add(&mut suite);
+    images::add(&mut suite);
     network::add(&mut suite);
+    planted::add(&mut suite);
+    power::add(&mut suite);
     resources::add(&mut suite);
     access::add(&mut suite);
+    moments::add(&mut suite);
     secrets::add(&mut suite);
     survival::add(&mut suite);
+    suite.not_under(
+        "gvisor",
+        &[
+            (
+                "e15_the_init_cannot_be_stopped_killed_or_traced",
+                "gVisor's kernel lets a tenant stop its own init; e15_a_frozen_tree_is_stopped_in_time shows the end of it",
+            ),
+            (
+                "e14_what_is_planted_in_home_and_tmp_is_inert",
+                "it plants through a process of the node, and the tenant has none there",
+            ),
+            (
+                "d2_files_without_content_end_at_the_number_of_inodes",
+                "gVisor's tmpfs counts no files; memory is the limit",
+            ),
+            (
+                "n6_dead_launcher_and_flushed_host_stay_closed",
+                "it sends from the sandbox's namespace, whose address gVisor takes; the tables are those of runc's column",
+            ),
+        ],
+    ).expect("every name is that of a trial");
     suite.ignored("e15_apparmor_confines_the_tenant", "this kernel has no AppArmor");
     suite.ignored("d_limits_on_cgroup_v2", "this host mounts the controllers as cgroup v1");
     suite.ignored("e_core_scheduling_separates_users", "this kernel has no core scheduling");
+    suite.ignored("p1_the_unit_holds_under_systemd", "PID 1 of this machine is no systemd");
     suite.ignored("e_probe_matches_golden_on_aarch64", "this machine is x86_64");
     suite.run()
 }

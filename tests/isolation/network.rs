@@ -11,7 +11,7 @@ use std::{
 };
 
 use adrastea_proto::v1;
-use adrastea_tests::{Instance, Namespace, Suite, User, client::HUB};
+use adrastea_tests::{Instance, Namespace, Suite, User, client::HUB, column};
 use anyhow::{Context as _, anyhow, ensure};
 use nix::{
     sched::{CloneFlags, setns},
@@ -39,6 +39,11 @@ pub fn add(suite: &mut Suite) {
     suite.own("n7_only_hub_and_root_reach_a_server", world(), async |instance| {
         local_users(&instance).await
     });
+    suite.own(
+        "n7_n9_n11_neighbours_of_the_node_and_a_lost_router_open_nothing",
+        world(),
+        async |instance| from_outside(&instance).await,
+    );
     suite.own("n6_the_first_packet_is_too_late", world(), async |instance| {
         first_packets(&instance).await
     });
@@ -143,7 +148,11 @@ async fn from_inside(instance: &Instance) -> anyhow::Result<()> {
         reached.retain(|line| !line.starts_with("refused 127.0.0.1:"));
         ensure!(reached[..] == allowed[..1], "a sandbox started without walls: {reached:?}");
     }
-    // The reference: nobody repairs.
+    // The reference: nobody repairs. It sends from the namespace, whose address a kernel of its
+    // own has taken; the tables are the same.
+    if column::has_own_kernel() {
+        return Ok(());
+    }
     let ana = namespace_of(instance, "n-ana").await?;
     instance.end_launcher(Signal::SIGKILL)?;
     flush_host(instance)?;
@@ -178,6 +187,62 @@ async fn local_users(instance: &Instance) -> anyhow::Result<()> {
         "the host's table is not what refuses: the test shows nothing"
     );
     Ok(())
+}
+
+/// Who stands on the node's wire reaches neither a sandbox nor the gateway; a sandbox has no
+/// IPv6; and the router's tables alone are not what keeps it from the node.
+async fn from_outside(instance: &Instance) -> anyhow::Result<()> {
+    listen_everywhere(instance)?;
+    let address = server(instance, "n-outside").await?;
+    let world = instance.world.clone().context("no world")?;
+    let gateway = instance.gateway();
+    let from_the_wire = || -> anyhow::Result<Vec<String>> {
+        let mut reached = Vec::new();
+        for place in [format!("{address}:8888"), format!("{gateway}:{HUB_PORT}")] {
+            let to: SocketAddr = place.parse()?;
+            let connect = move || TcpStream::connect_timeout(&to, Duration::from_secs(1)).is_ok();
+            if world.within(User::ROOT, connect)? {
+                reached.push(place);
+            }
+        }
+        Ok(reached)
+    };
+    let reached = from_the_wire()?;
+    ensure!(reached.is_empty(), "the node's neighbour reaches {reached:?}");
+    let addresses = tenant::run(instance, "n-six", &["cat", "/proc/net/if_inet6"])?;
+    ensure!(addresses.trim().is_empty(), "a sandbox has IPv6: {addresses}");
+    let ordinary = Namespace::new()?.output("cat", &["/proc/net/if_inet6"])?;
+    ensure!(ordinary.contains(" lo"), "no namespace here has IPv6: the test shows nothing");
+
+    // What follows sends from the namespace; see above.
+    if column::has_own_kernel() {
+        return Ok(());
+    }
+    instance.end_launcher(Signal::SIGKILL)?;
+    let own = namespace_of_dead(instance)?;
+    flush_router(instance)?;
+    let node: Vec<_> = [(&gateway, 22), (&gateway, 8001), (&NODE.to_owned(), 22)]
+        .into_iter()
+        .map(|(address, port)| Ok(SocketAddr::new(address.parse()?, port)))
+        .collect::<anyhow::Result<_>>()?;
+    let reached = reach(&own, &node)?;
+    ensure!(reached.is_empty(), "without the router's tables a sandbox reaches {reached:?}");
+    // Nobody repairs: without the host's tables, too, all of it is in reach.
+    flush_host(instance)?;
+    let reached = reach(&own, &node)?;
+    ensure!(reached == node, "without any table the probes see only {reached:?}");
+    let forwards = ["-w", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0"];
+    instance.namespace.output("sysctl", &forwards)?;
+    let reached = from_the_wire()?;
+    ensure!(reached.len() == 2, "without any table a neighbour sees only {reached:?}");
+    Ok(())
+}
+
+/// The only server's network namespace, asked of nobody.
+fn namespace_of_dead(instance: &Instance) -> anyhow::Result<PathBuf> {
+    let sandboxes = std::fs::read_dir(instance.run_directory().join("sandboxes"))?;
+    let mut found = sandboxes.flatten().map(|entry| entry.path().join("network.ns"));
+    found.find(|path| path.exists()).context("there is no sandbox")
 }
 
 /// The scan is the first thing that the tenant's process does, before it has anything else.

@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use adrastea_tests::column;
 use anyhow::Context as _;
 
 /// The ids of sandboxes and homes begin here.
@@ -113,7 +114,8 @@ pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
                 && parts.next().is_some_and(|path| path == group)
         })
     };
-    for controller in ["memory", "pids", "cpu"] {
+    // All that the kernel has: what bounds devices is as much a wall as what bounds memory.
+    for controller in ["memory", "pids", "cpu", "devices", "freezer", "cpuset", "blkio"] {
         wall(&format!("group {controller}"), in_group(controller));
     }
     let init = field("NSpid").split_whitespace().next_back() == Some("1");
@@ -124,6 +126,13 @@ pub fn faults(pid: i32, group: &str) -> anyhow::Result<BTreeSet<String>> {
     let core = fs::read_to_string(format!("/proc/{pid}/limits"))?;
     let core = core.lines().find(|line| line.starts_with("Max core file size")).unwrap_or_default();
     wall("core limit", core.split_whitespace().skip(4).take(2).eq(["0", "0"]));
+    let kept = |name: &str| u64::from_str_radix(field(name), 16).unwrap_or(u64::MAX);
+    let in_bounds = ["CapPrm", "CapEff", "CapBnd"]
+        .iter()
+        .all(|set| kept(set) & !column::JAIL_CAPABILITIES == 0);
+    if column::has_own_kernel() && field("NoNewPrivs") == "1" && in_bounds {
+        faults.retain(|fault| !column::JAIL_LACKS.contains(&fault.as_str()));
+    }
     Ok(faults)
 }
 

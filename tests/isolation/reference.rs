@@ -28,9 +28,17 @@ const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KIL
 pub struct Wishes {
     /// Run as this user, without capabilities; else as root with all of them.
     pub uid: u32,
+    /// Leave the bounding set whole, so that a program may get capabilities by itself.
+    pub bounding: bool,
     pub environment: Vec<String>,
     /// Further mounts, as in a runtime's configuration.
     pub mounts: Vec<Value>,
+    /// A system call filter; none otherwise.
+    pub seccomp: Option<Value>,
+    /// Limits, as in a runtime's configuration.
+    pub rlimits: Vec<Value>,
+    /// Namespaces beyond the two that a runtime insists on.
+    pub namespaces: Vec<&'static str>,
 }
 
 /// A running container without walls. Dropped, it is gone.
@@ -154,7 +162,9 @@ fn capabilities() -> anyhow::Result<Vec<String>> {
 }
 
 fn specification(name: &str, command: &[&str], wishes: &Wishes) -> anyhow::Result<Value> {
-    let capabilities = if wishes.uid == 0 { capabilities()? } else { Vec::new() };
+    let all = capabilities()?;
+    let bounding = if wishes.uid == 0 || wishes.bounding { all.clone() } else { Vec::new() };
+    let capabilities = if wishes.uid == 0 { all } else { Vec::new() };
     // Changing what the host has there stays possible; seeing what it mounts later does not follow.
     let bind = |path: &str| json!({"destination": path, "type": "none", "source": path, "options": ["rbind", "rw"]});
     let mut mounts = vec![
@@ -166,13 +176,16 @@ fn specification(name: &str, command: &[&str], wishes: &Wishes) -> anyhow::Resul
     mounts.extend(wishes.mounts.iter().cloned());
     let mut environment = vec!["PATH=/bin".to_owned()];
     environment.extend(wishes.environment.iter().cloned());
-    Ok(json!({
+    let mut namespaces = vec!["mount", "pid"];
+    namespaces.extend(&wishes.namespaces);
+    let namespaces: Vec<_> = namespaces.iter().map(|kind| json!({"type": kind})).collect();
+    let mut specification = json!({
         "ociVersion": "1.0.2",
         "process": {
             "user": {"uid": wishes.uid, "gid": wishes.uid}, "args": command, "env": environment,
-            "cwd": "/", "noNewPrivileges": false, "rlimits": [],
+            "cwd": "/", "noNewPrivileges": false, "rlimits": wishes.rlimits,
             "capabilities": {
-                "bounding": capabilities, "effective": capabilities, "permitted": capabilities,
+                "bounding": bounding, "effective": capabilities, "permitted": capabilities,
                 "inheritable": capabilities, "ambient": capabilities,
             },
         },
@@ -180,9 +193,13 @@ fn specification(name: &str, command: &[&str], wishes: &Wishes) -> anyhow::Resul
         "mounts": mounts,
         "linux": {
             // The least a runtime takes: no user, network, IPC, UTS or cgroup namespace.
-            "namespaces": [{"type": "mount"}, {"type": "pid"}],
+            "namespaces": namespaces,
             "resources": {"devices": [{"allow": true, "access": "rwm"}]},
             "cgroupsPath": format!("/{name}/container"),
         },
-    }))
+    });
+    if let Some(filter) = &wishes.seccomp {
+        specification["linux"]["seccomp"] = filter.clone();
+    }
+    Ok(specification)
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use adrastea_tests::{Instance, Suite};
+use adrastea_tests::{Instance, Suite, column};
 use anyhow::ensure;
 use nix::sys::signal::Signal;
 
@@ -36,6 +36,10 @@ async fn killed(instance: &Instance) -> anyhow::Result<()> {
         .map(|(_, _, address)| format!("{address}:8888").parse())
         .collect::<Result<_, _>>()?;
     let apart = || -> anyhow::Result<()> {
+        // A kernel of its own takes the address out of the namespace: nothing can be sent from it.
+        if column::has_own_kernel() {
+            return Ok(());
+        }
         let reached = network::reach(&first, &others[1..])?;
         ensure!(reached.is_empty(), "a server reaches its neighbours: {reached:?}");
         Ok(())

@@ -7,7 +7,7 @@ use adrastea_proto::v1;
 use adrastea_tests::{
     Instance, Options, Ready,
     client::{HUB, Output, request},
-    image,
+    column, image,
 };
 use anyhow::{bail, ensure};
 
@@ -19,16 +19,19 @@ pub const PROCESSES: u64 = 64;
 pub const LOG_BYTES: u64 = 256 << 10;
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// An instance that offers the hostile program.
-pub fn options() -> Options {
-    let profile = |name: &str, egress: &str, memory: &str, tmp: &str| {
-        format!(
-            r#"
+/// A profile whose command is the hostile program of this image.
+pub fn profile(name: &str, image: &str) -> String {
+    sized_profile(name, image, "96MiB", "16MiB")
+}
+
+fn sized_profile(name: &str, image: &str, memory: &str, tmp: &str) -> String {
+    format!(
+        r#"
 [profiles.{name}]
 display_name = "{name}"
-image = "small"
-runtimes = ["runc"]
-egress = "{egress}"
+image = "{image}"
+runtimes = ["{runtime}"]
+egress = "hub"
 command = ["{tenant}"]
 user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
 users = ["*"]
@@ -41,11 +44,14 @@ tmp = "{tmp}"
 shm = "16MiB"
 log = "256KiB"
 "#,
-            tenant = image::TENANT
-        )
-    };
-    let append =
-        profile(PROFILE, "hub", "96MiB", "16MiB") + &profile(HEAVY, "hub", "64MiB", "256MiB");
+        tenant = image::TENANT,
+        runtime = column::runtime(),
+    )
+}
+
+/// An instance that offers the hostile program.
+pub fn options() -> Options {
+    let append = profile(PROFILE, "small") + &sized_profile(HEAVY, "small", "64MiB", "256MiB");
     Options { append, ..Options::default() }
 }
 

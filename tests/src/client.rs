@@ -174,6 +174,18 @@ impl Instance {
         }
     }
 
+    /// As the hub does when it deletes a user.
+    pub async fn forget(&self, user: &str) -> anyhow::Result<v1::ForgetResponse> {
+        let request = v1::ForgetRequest { hub: HUB.into(), user: user.into() };
+        Ok(self.launcher().await?.forget(request).await?.into_inner())
+    }
+
+    /// Every home the launcher knows of.
+    pub async fn homes(&self) -> anyhow::Result<Vec<v1::Home>> {
+        let answer = self.admin().await?.list_homes(v1::ListHomesRequest {}).await?;
+        Ok(answer.into_inner().homes)
+    }
+
     /// What is kept of a server's output.
     pub async fn log(&self, user: &str) -> anyhow::Result<String> {
         let request = v1::LogsRequest { key: Some(key(user, "")), ..Default::default() };

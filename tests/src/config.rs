@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Namespace, image, place};
+use crate::{Namespace, column, image, place};
 
 /// How an instance differs from the ordinary one.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,12 @@ pub struct Options {
     pub replace: Vec<(String, String)>,
     /// Text at the configuration's end.
     pub append: String,
-    /// Environment of the launcher.
+    /// Sandboxes that can live at once; 0 is the ordinary number. More than that
+    /// takes other slots' ids: only for an instance that is alone.
+    pub run_ranges: u32,
+    /// The state directory gets a disk of its own, of so many bytes.
+    pub disk: Option<u64>,
+    /// Environment of the launcher; `{scratch}` stands for the instance's directory for tests.
     pub environment: Vec<(String, String)>,
 }
 
@@ -35,10 +40,14 @@ impl Options {
 
 /// How many instances can live at once on one host.
 pub const SLOTS: u32 = 32;
+/// Sandboxes that can live at once in one slot.
+const RUN_RANGES: u32 = 64;
 
 /// The whole configuration of the instance in this slot. Slots share no address and no id.
 pub fn text(instance: &str, slot: u32, digest: &str, options: &Options) -> String {
-    let (disk, run) = (1_879_048_192 + slot * 4_000_000, 2_013_265_920 + slot * 64 * 65_536);
+    let run_ranges = if options.run_ranges == 0 { RUN_RANGES } else { options.run_ranges };
+    let (disk, run) =
+        (1_879_048_192 + slot * 4_000_000, 2_013_265_920 + slot * RUN_RANGES * 65_536);
     let mut text = format!(
         r#"version = 1
 instance = "{instance}"
@@ -62,6 +71,9 @@ ready_timeout = 30
 stop_grace = 2
 [runtimes.runc]
 binary = "{bin}/runc"
+[runtimes.gvisor]
+binary = "{bin}/runsc"
+accept_vulnerable = ["CVE-2025-2713"]
 [images.small]
 reference = "{reference}"
 digest = "{digest}"
@@ -78,7 +90,7 @@ digest = "sha256:{zeros}"
         uplink =
             if options.world { "uplink = \"world\"\nresolvers = [\"203.0.113.53\"]" } else { "" },
         last_disk = disk + 3_999_999,
-        last_run = run + 64 * 65_536 - 1,
+        last_run = run + run_ranges * 65_536 - 1,
         reference = image::REFERENCE,
         zeros = "0".repeat(64),
     );
@@ -127,7 +139,7 @@ fn profile(name: &str, egress: &str, user: &str, limits: &str) -> String {
 display_name = "{name}"
 image = "small"
 images = ["changed", "absent"]
-runtimes = ["runc"]
+runtimes = ["{runtime}"]
 egress = "{egress}"
 command = ["{answer}", "serve"]
 user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
@@ -137,7 +149,8 @@ environment_allowed = ["TEST_*"]
 PATH = "/bin"
 [profiles.{name}.limits]
 {limits}"#,
-        answer = image::ANSWER
+        answer = image::ANSWER,
+        runtime = column::runtime(),
     )
 }
 

@@ -2,7 +2,7 @@
 //! that answers HTTP and obeys, and the probe if it was built.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     process::Command,
     sync::{Mutex, PoisonError},
@@ -59,6 +59,12 @@ pub fn small() -> anyhow::Result<Archive> {
 
 /// The static program, compiled alone: it needs nothing but the standard library.
 fn answer() -> anyhow::Result<Vec<u8>> {
+    let program = answer_program()?;
+    fs::read(&program).with_context(|| format!("failed to read `{}`", program.display()))
+}
+
+/// Where the static program lies on the host.
+pub fn answer_program() -> anyhow::Result<PathBuf> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/bin/adrastea-answer.rs");
     let name = hex(&Sha256::digest(fs::read(&source)?));
     let program = place::scratch().join(format!("answer-{}", &name[..16]));
@@ -76,7 +82,12 @@ fn answer() -> anyhow::Result<Vec<u8>> {
         ensure!(status.success(), "failed to compile `{}`", source.display());
         fs::rename(&unfinished, &program)?;
     }
-    fs::read(&program).with_context(|| format!("failed to read `{}`", program.display()))
+    Ok(program)
+}
+
+/// `sha256:…` of some bytes.
+pub fn digest(bytes: &[u8]) -> String {
+    format!("sha256:{}", hex(&Sha256::digest(bytes)))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -124,7 +135,29 @@ impl Layer {
         self.0.append_link(&mut header, name, target).context("failed to write a layer")
     }
 
-    fn content(&self) -> Vec<u8> {
+    /// A character device, for everybody.
+    pub fn device(&mut self, name: &str, major: u32, minor: u32) -> anyhow::Result<()> {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(EntryType::Char);
+        header.set_mode(0o666);
+        header.set_size(0);
+        header.set_device_major(major)?;
+        header.set_device_minor(minor)?;
+        self.0.append_data(&mut header, name, io::empty()).context("failed to write a layer")
+    }
+
+    /// Extended attributes of the entry that comes next.
+    pub fn attributes(&mut self, attributes: &[(&str, &[u8])]) -> anyhow::Result<()> {
+        let records: Vec<_> = attributes
+            .iter()
+            .map(|(name, value)| (format!("SCHILY.xattr.{name}"), *value))
+            .collect();
+        let records = records.iter().map(|(name, value)| (name.as_str(), *value));
+        self.0.append_pax_extensions(records).context("failed to write a layer")
+    }
+
+    /// The layer as it lies in an archive.
+    pub fn content(&self) -> Vec<u8> {
         // A tar ends with two empty blocks.
         let mut content = self.0.get_ref().clone();
         content.resize(content.len() + 1024, 0);
@@ -148,22 +181,25 @@ pub fn write(layers: &[Layer]) -> anyhow::Result<Archive> {
         ids.push(layer["digest"].clone());
         blobs.push(layer);
     }
-    // A hostile image's wishes: root, a volume, an entry point. None may count.
+    // A hostile image's wishes: root, a volume, an entry point, labels. None may count.
+    let evil = json!({"containerd.io/gc.root": "evil", "containerd.io/restart.status": "evil",
+        "containerd.io/snapshot/uidmapping": "evil", "io.containerd.image.unpack": "evil"});
     let configuration = json!({
         "architecture": "amd64", "os": "linux", "history": [],
         "config": {
             "User": "0:0", "Env": ["PATH=/bin", "FROM_IMAGE=a=b", "LD_PRELOAD=/evil.so"],
             "Volumes": {"/volume": {}}, "Entrypoint": ["/evil"], "WorkingDir": "/proc/self/fd/7",
-            "Labels": {"containerd.io/gc.root": "evil", "containerd.io/restart.status": "running"},
+            "Labels": evil,
         },
         "rootfs": {"type": "layers", "diff_ids": ids},
     });
     let configuration = blob("config.v1+json", configuration.to_string().as_bytes())?;
     let manifest = json!({"schemaVersion": 2, "config": configuration, "layers": blobs,
-        "mediaType": "application/vnd.oci.image.manifest.v1+json"});
-    let entry = blob("manifest.v1+json", manifest.to_string().as_bytes())?;
+        "mediaType": "application/vnd.oci.image.manifest.v1+json", "annotations": evil});
+    let mut entry = blob("manifest.v1+json", manifest.to_string().as_bytes())?;
+    entry["annotations"] = evil.clone();
     let digest = entry["digest"].as_str().context("the manifest has no digest")?.to_owned();
-    let index = json!({"schemaVersion": 2, "manifests": [entry]});
+    let index = json!({"schemaVersion": 2, "manifests": [entry], "annotations": evil});
     archive.file("index.json", 0o644, index.to_string().as_bytes())?;
     let name = format!("image-{}.oci.tar", &digest["sha256:".len()..][..16]);
     let path = place::scratch().join(name);

@@ -19,6 +19,7 @@ use std::{
 use anyhow::{Context as _, bail, ensure};
 use nix::{
     fcntl::{Flock, FlockArg},
+    mount::{MntFlags, MsFlags, mount, umount2},
     sys::signal::{Signal, kill},
     unistd::{Pid, geteuid},
 };
@@ -42,6 +43,7 @@ pub struct Instance {
     text: String,
     environment: Vec<(String, String)>,
     directory: PathBuf,
+    disk: Option<PathBuf>,
     baseline: BTreeSet<String>,
     child: Mutex<Option<Child>>,
     finished: AtomicBool,
@@ -67,7 +69,11 @@ impl Instance {
         let name = format!("at{}-{number}", std::process::id());
         let directory = place::scratch().join(&name);
         fs::create_dir_all(&directory)?;
-        let text = config::text(&name, slot, &archive.digest, options);
+        let mut text = config::text(&name, slot, &archive.digest, options);
+        let disk = options.disk.map(|bytes| make_disk(&directory, bytes)).transpose()?;
+        if let Some(disk) = &disk {
+            text = text.replace("[paths]\n", &format!("[paths]\nstate = \"{}\"\n", disk.display()));
+        }
         let namespace = options.beside.clone().map_or_else(Namespace::new, Ok)?;
         let world = if options.world { Some(make_world(&namespace)?) } else { None };
         let mut instance = Self {
@@ -83,6 +89,7 @@ impl Instance {
             text,
             environment: options.environment.clone(),
             directory,
+            disk,
         };
         config::write(&instance.config(), &instance.text)?;
         instance.serve(None).await?;
@@ -115,6 +122,9 @@ impl Instance {
     }
 
     pub fn state(&self) -> PathBuf {
+        if let Some(disk) = &self.disk {
+            return disk.clone();
+        }
         Path::new("/var/lib").join(&self.name)
     }
 
@@ -152,7 +162,9 @@ impl Instance {
         command.arg("--config").arg(self.config()).arg("serve").stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log).env("RUST_BACKTRACE", "1");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
-        command.envs(self.environment.iter().cloned());
+        let scratch = self.directory.display().to_string();
+        let named = self.environment.iter();
+        command.envs(named.map(|(name, value)| (name, value.replace("{scratch}", &scratch))));
         if let Some(points) = failpoints {
             command.env("FAILPOINTS", points);
         }
@@ -263,11 +275,18 @@ impl Instance {
         let ended = self.end_in_order().await;
         let left = remains::of_instance(&self.name, Duration::from_secs(5));
         remains::remove_by_force(&self.name);
+        self.remove_disk();
         let log = self.launcher_log();
         ended.with_context(|| format!("failed to end the instance; its log ends:\n{log}"))?;
         let left = left?;
         ensure!(left.is_empty(), "the instance left something behind:\n{}", left.join("\n"));
         Ok(fs::remove_dir_all(&self.directory)?)
+    }
+
+    fn remove_disk(&self) {
+        if let Some(disk) = &self.disk {
+            let _ = umount2(disk, MntFlags::MNT_DETACH);
+        }
     }
 
     async fn end_in_order(&self) -> anyhow::Result<()> {
@@ -296,7 +315,18 @@ impl Drop for Instance {
             let _ = child.wait();
         }
         remains::remove_by_force(&self.name);
+        self.remove_disk();
     }
+}
+
+/// A small file system of its own for what must last.
+fn make_disk(directory: &Path, bytes: u64) -> anyhow::Result<PathBuf> {
+    let disk = directory.join("state");
+    fs::create_dir(&disk)?;
+    let size = format!("size={bytes},mode=0711");
+    mount(Some("tmpfs"), &disk, Some("tmpfs"), MsFlags::empty(), Some(size.as_str()))
+        .context("failed to mount a disk")?;
+    Ok(disk)
 }
 
 /// A number that no other test process on this host has now.

@@ -15,12 +15,14 @@
 //! it did not start, or pass where it could not look.
 
 pub mod client;
+pub mod column;
 pub mod config;
 pub mod contract;
 pub mod image;
 pub mod instance;
 pub mod namespace;
 pub mod place;
+pub mod registry;
 pub mod remains;
 pub mod suite;
 

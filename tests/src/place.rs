@@ -21,7 +21,7 @@ pub fn launcher() -> PathBuf {
 
 /// The launcher that dies at named points.
 pub fn launcher_with_failpoints() -> PathBuf {
-    named("ADRASTEA_LAUNCHER_FAILPOINTS", "release/adrastea-failpoints")
+    named("ADRASTEA_LAUNCHER_FAILPOINTS", "debug/adrastea-failpoints")
 }
 
 pub fn init() -> PathBuf {
@@ -51,7 +51,6 @@ pub fn scratch() -> PathBuf {
 /// The first binary that is not there.
 pub fn missing() -> Option<PathBuf> {
     let bin = tools().join("bin");
-    [launcher(), init(), bin.join("containerd"), bin.join("ctr"), bin.join("runc")]
-        .into_iter()
-        .find(|path| !path.exists())
+    let programs = ["containerd", "ctr", "runc", "runsc"].map(|program| bin.join(program));
+    [launcher(), init()].into_iter().chain(programs).find(|path| !path.exists())
 }

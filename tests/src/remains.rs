@@ -68,6 +68,7 @@ pub fn of_sandboxes(instance: &Instance) -> anyhow::Result<BTreeSet<String>> {
     for folder in [
         instance.run_directory().join("sandboxes"),
         instance.run_directory().join("runc"),
+        instance.run_directory().join("gvisor"),
         instance.state().join("logs"),
     ] {
         add("file", walk(&folder));
@@ -91,7 +92,8 @@ fn link(line: &str) -> String {
     line.split(':').nth(1).unwrap_or(line).trim().split('@').next().unwrap_or_default().to_owned()
 }
 
-fn ctr(instance: &Instance, words: &str) -> anyhow::Result<Vec<String>> {
+/// The lines of `ctr` with these words, in the instance's namespace.
+pub fn ctr(instance: &Instance, words: &str) -> anyhow::Result<Vec<String>> {
     let output = Command::new(place::tools().join("bin/ctr"))
         .arg("--timeout=5s")
         .arg("--address")
@@ -125,7 +127,8 @@ pub fn of_instance(name: &str, patience: Duration) -> anyhow::Result<Vec<String>
             router.exists().then(|| format!("network namespace {name} ({})", router.display())),
         );
         // The directories themselves may stay; what is in the run directory's places may not.
-        for folder in ["sandboxes", "api", "runc", "containerd/state/io.containerd.runtime.v2.task"]
+        for folder in
+            ["sandboxes", "api", "runc", "gvisor", "containerd/state/io.containerd.runtime.v2.task"]
         {
             found.extend(walk(&Path::new("/run").join(name).join(folder)));
         }
@@ -219,6 +222,18 @@ fn walk(directory: &Path) -> Vec<String> {
 
 /// Removes everything of an instance that no longer ends by itself, and its directories.
 pub fn remove_by_force(name: &str) {
+    end_by_force(name);
+    // Never through a mount that would not go.
+    if mounts(name).is_ok_and(|left| left.is_empty()) {
+        for directory in [format!("/run/{name}"), format!("/var/lib/{name}")] {
+            let _ = fs::remove_dir_all(directory);
+        }
+    }
+}
+
+/// Ends every process of an instance, and takes away what a reboot does: mounts,
+/// namespaces, control groups. Its directories stay.
+pub fn end_by_force(name: &str) {
     for _ in 0..50 {
         let left = processes(name);
         if left.is_empty() {
@@ -235,12 +250,6 @@ pub fn remove_by_force(name: &str) {
     let _ = fs::remove_file(format!("/run/netns/{name}"));
     for group in cgroups(name) {
         let _ = fs::remove_dir(group);
-    }
-    // Never through a mount that would not go.
-    if mounts(name).is_ok_and(|left| left.is_empty()) {
-        for directory in [format!("/run/{name}"), format!("/var/lib/{name}")] {
-            let _ = fs::remove_dir_all(directory);
-        }
     }
 }
 

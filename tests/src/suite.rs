@@ -6,11 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use anyhow::{anyhow, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-use crate::{Instance, Options, remains};
+use crate::{Instance, Options, column, remains};
 
 /// How many trials run at once unless `--test-threads` says otherwise.
 const THREADS: usize = 4;
@@ -102,6 +102,19 @@ impl Suite {
     pub fn ignored(&mut self, name: &str, reason: &str) {
         let trial = Trial::test(format!("{name} [ignored: {reason}]"), || Ok(()));
         self.trials.push(trial.with_ignored_flag(true));
+    }
+
+    /// Trials that say nothing under one runtime, each with the reason.
+    pub fn not_under(&mut self, runtime: &str, trials: &[(&str, &str)]) -> anyhow::Result<()> {
+        for (name, reason) in trials {
+            let place = self.trials.iter().position(|trial| trial.name() == *name);
+            let place = place.with_context(|| format!("there is no trial `{name}`"))?;
+            if column::runtime() == runtime {
+                self.trials.remove(place);
+                self.ignored(name, reason);
+            }
+        }
+        Ok(())
     }
 
     /// Runs all, ends the shared instance, and looks at the host.

@@ -4,6 +4,7 @@ use std::{
     fs,
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink},
     process::Command,
+    time::{Duration, Instant},
 };
 
 use adrastea_proto::v1::{
@@ -16,6 +17,7 @@ use adrastea_tests::{
     config, place,
 };
 use anyhow::{Context as _, ensure};
+use serde_json::Value;
 use tonic::{Code, Status};
 
 fn denied<T>(result: Result<T, Status>) -> anyhow::Result<()> {
@@ -52,7 +54,8 @@ pub fn add(suite: &mut Suite) {
         denied(launcher.list(ListRequest { hub: HUB.into() }).await)?;
         denied(launcher.get(GetRequest { key: Some(key("ana", "")) }).await)?;
         denied(launcher.start(request("intruder")).await)?;
-        denied(AdminClient::new(channel).list_images(ListImagesRequest {}).await)
+        denied(AdminClient::new(channel).list_images(ListImagesRequest {}).await)?;
+        written_down(&instance.state().join("audit/audit.jsonl")).await
     });
 
     suite.shared("access::the_hub_may_call_but_not_administer", |instance| async move {
@@ -95,6 +98,32 @@ pub fn add(suite: &mut Suite) {
         fs::remove_dir_all(&directory)?;
         outcome
     });
+}
+
+/// Each call of the outsider is one line, with who it was and by which rule it was denied.
+async fn written_down(log: &std::path::Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let text = fs::read_to_string(log)?;
+        let lines: Vec<Value> = text.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let of_outsider: Vec<_> = lines.iter().filter(|line| line["uid"] == 4321).collect();
+        if of_outsider.len() >= 4 || Instant::now() > deadline {
+            let calls: Vec<_> =
+                of_outsider.iter().filter_map(|line| line["rpc"].as_str()).collect();
+            ensure!(
+                calls == ["Launcher.List", "Launcher.Get", "Launcher.Start", "Admin.ListImages"],
+                "{of_outsider:#?}"
+            );
+            ensure!(
+                of_outsider.iter().all(|line| line["decision"] == "denied"
+                    && line["code"] == "PermissionDenied"
+                    && line["rule"] == "access.hub_users"),
+                "{of_outsider:#?}"
+            );
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn refuses_configurations(directory: &std::path::Path) -> anyhow::Result<()> {

@@ -22,7 +22,7 @@ use nix::{
 use crate::ask::failed;
 
 /// Starts until it works again.
-async fn recovers(instance: &Instance, user: &str, patience: Duration) -> anyhow::Result<()> {
+pub async fn recovers(instance: &Instance, user: &str, patience: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + patience;
     loop {
         match instance.try_start(request(user)).await? {
@@ -36,7 +36,7 @@ async fn recovers(instance: &Instance, user: &str, patience: Duration) -> anyhow
 }
 
 /// The process that containerd started for one sandbox.
-fn shim_of(instance: &Instance, id: &str) -> anyhow::Result<i32> {
+pub fn shim_of(instance: &Instance, id: &str) -> anyhow::Result<i32> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<_> = command.split(|byte| *byte == 0).collect();

@@ -8,6 +8,7 @@ use adrastea_proto::v1::{
 use adrastea_tests::{
     Suite,
     client::{HUB, request},
+    column,
     image::ANSWER,
 };
 use anyhow::{Context as _, ensure};
@@ -73,7 +74,7 @@ pub fn add(suite: &mut Suite) {
         ensure!(instance.http(ready.address(), "/directory")?.1 == "/home/jovyan");
         ensure!(instance.http(ready.address(), "/write/kept/home/jovyan/file")?.1 == "written");
         ensure!(
-            instance.http(ready.address(), "/write/no/usr/file")?.1.starts_with("error 30"),
+            column::says_read_only(&instance.http(ready.address(), "/write/no/usr/file")?.1),
             "the rootfs can be written"
         );
         instance.stop("environment", "").await?;
@@ -116,8 +117,12 @@ pub fn add(suite: &mut Suite) {
     });
 
     suite.shared("life::an_end_is_pushed_to_those_who_watch", |instance| async move {
-        let mut events =
-            instance.launcher().await?.watch(WatchRequest { hub: HUB.into() }).await?.into_inner();
+        let mut events = instance
+            .launcher()
+            .await?
+            .watch(WatchRequest { hub: HUB.into(), ..Default::default() })
+            .await?
+            .into_inner();
         let ready = instance.start("watched").await?;
         instance.http(ready.address(), "/exit/4").ok();
         let (mut synced, mut seen) = (false, false);

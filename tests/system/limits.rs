@@ -3,7 +3,7 @@
 use std::{fs, time::Duration};
 
 use adrastea_proto::v1::{ExitCause, Limits, Phase, StartRequest};
-use adrastea_tests::{Instance, Suite, client::request};
+use adrastea_tests::{Instance, Options, Suite, client::request, column};
 use anyhow::{Context as _, ensure};
 use tonic::Code;
 
@@ -21,7 +21,11 @@ fn log_bytes(instance: &Instance, id: &str) -> anyhow::Result<u64> {
     for entry in fs::read_dir(instance.state().join("logs"))? {
         let entry = entry?;
         if entry.file_name().to_string_lossy().starts_with(id) {
-            sum += entry.metadata()?.len();
+            // The newer half becomes the older one while we look, and for a moment has no successor.
+            sum += match entry.metadata() {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+                metadata => metadata?.len(),
+            };
         }
     }
     Ok(sum)
@@ -118,14 +122,21 @@ pub fn add(suite: &mut Suite) {
         Ok(())
     });
 
-    suite.shared(
+    // Of its own, for what other tests ask of a shared launcher would be counted as this one's memory.
+    suite.own(
         "limits::a_flood_of_output_costs_neither_disk_nor_memory",
+        Options::default(),
         |instance| async move {
+            // What the first start costs is no leak.
+            instance.start_with(of_profile("flood", "", "tiny")).await?;
+            instance.stop("flood", "").await?;
             let ready = instance.start_with(of_profile("flood", "", "tiny")).await?;
             let launcher = instance.pid().context("the launcher does not run")?;
             let before = rss_kib(launcher)?;
+            // gVisor moves it far slower; a leak of half of it is seen there.
+            let flood_of = if column::has_own_kernel() { "/flood/20" } else { "/flood/200" };
             let (address, flooder) = (ready.address().to_owned(), std::sync::Arc::clone(&instance));
-            let flood = tokio::task::spawn_blocking(move || flooder.http(&address, "/flood/200"));
+            let flood = tokio::task::spawn_blocking(move || flooder.http(&address, flood_of));
             let (mut highest_log, mut highest_memory) = (0, before);
             while !flood.is_finished() {
                 highest_log = highest_log.max(log_bytes(&instance, ready.id())?);
@@ -137,9 +148,9 @@ pub fn add(suite: &mut Suite) {
                 highest_log > 0 && highest_log <= 64 << 10,
                 "the log took {highest_log} bytes; 64 KiB are allowed"
             );
-            // Other tests run beside this one: a leak of even a tenth of the flood is seen.
+            // Of 200 MiB: a leak of even a twentieth is seen.
             ensure!(
-                highest_memory < before + (16 << 10),
+                highest_memory < before + (10 << 10),
                 "the launcher grew from {before} to {highest_memory} KiB"
             );
             ensure!(instance.get("flood").await?.phase() == Phase::Ready);

@@ -5,20 +5,35 @@
 
 mod access;
 mod ask;
+mod bench;
+mod causes;
 mod contract;
+mod disk_full;
 mod engine_faults;
+mod explain;
 mod failpoints;
 mod fixture;
+mod forget;
+mod freezes;
+mod gvisor;
 mod idempotence;
+mod images;
+mod kill_loop;
 mod ledger;
 mod life;
 mod limits;
+mod metrics;
 mod missing;
 mod names;
 mod network;
+mod reconcile;
+mod reload;
 mod restarts;
 mod side_by_side;
 mod stop;
+mod storms;
+mod time_jumps;
+mod user_config;
 mod weak_runtime;
 
 use std::process::ExitCode;
@@ -29,19 +44,54 @@ fn main() -> ExitCode {
     let mut suite = Suite::new(Options::default()).expect("failed to start a runtime");
     contract::add(&mut suite);
     fixture::add(&mut suite);
+    forget::add(&mut suite);
     ledger::add(&mut suite);
     life::add(&mut suite);
+    explain::add(&mut suite);
     stop::add(&mut suite);
+    causes::add(&mut suite);
+    storms::add(&mut suite);
+    user_config::add(&mut suite);
+    gvisor::add(&mut suite);
     idempotence::add(&mut suite);
+    images::add(&mut suite);
     limits::add(&mut suite);
     access::add(&mut suite);
     names::add(&mut suite);
     network::add(&mut suite);
+    reconcile::add(&mut suite);
+    reload::add(&mut suite);
     restarts::add(&mut suite);
     failpoints::add(&mut suite);
     engine_faults::add(&mut suite);
+    freezes::add(&mut suite);
+    disk_full::add(&mut suite);
+    kill_loop::add(&mut suite);
+    time_jumps::add(&mut suite);
+    bench::add(&mut suite);
+    metrics::add(&mut suite);
     missing::add(&mut suite);
     side_by_side::add(&mut suite);
     weak_runtime::add(&mut suite);
+    suite.not_under(
+        "gvisor",
+        &[
+            (
+                "user_config::is_ignored_in_any_home",
+                "gVisor cannot hold the covers, and such a start is denied",
+            ),
+            ("missing::a_runtime", "it takes runc itself away"),
+            ("weak_runtime::each_dropped_wall_is_seen_and_named", "its careless runtime is a runc"),
+            ("weak_runtime::a_careless_init_is_seen_and_named", "its careless runtime is a runc"),
+            (
+                "causes::too_many_processes_are_told",
+                "gVisor's kernel counts no processes of the tenant; the node's limit on its own is in the proof",
+            ),
+            (
+                "limits::processes_end_at_the_limit_and_neighbours_go_on",
+                "gVisor's kernel counts no processes of the tenant; the node's limit on its own is in the proof",
+            ),
+        ],
+    ).expect("every name is that of a trial");
     suite.run()
 }

@@ -6,7 +6,9 @@ It must never change a package the host already has, nor its package sources.
 import argparse
 import sys
 
+import browser
 import debian
+import docker
 import node
 import python
 from common import TOOLS, ToolError, locked, record_versions, say
@@ -15,13 +17,18 @@ PARTS = {
     "packages": debian.get_build_packages,
     "containerd": debian.get_containerd,
     "runc": debian.get_runc,
+    "runsc": debian.get_runsc,
     "python": python.get_python,
     "proxy": node.get_proxy,
     "containerd-1.7": debian.get_containerd_1_7,
+    "registry": debian.get_registry,
+    "browser": browser.get_browser,
+    "docker": docker.get_docker,
+    "faketime": debian.get_faketime,
     "lint": debian.get_lint_packages,
     "pyright": node.get_pyright,
 }
-DEFAULT = ["packages", "containerd", "runc", "python", "proxy"]
+DEFAULT = ["packages", "containerd", "runc", "runsc", "python", "proxy"]
 
 
 def main() -> int:

@@ -33,6 +33,10 @@ BUILD_NEEDS = {
     "python3-venv": "python3-venv",
 }
 LINT_NEEDS = {"shellcheck": "shellcheck"}
+BROWSER_NEEDS = {
+    "chromium-headless-shell": "chromium-headless-shell",
+    "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf": "fonts-dejavu-core",
+}
 
 
 def _is_there(need: str) -> bool:
@@ -72,7 +76,11 @@ def get_lint_packages(step: str) -> dict[str, str]:
     return _install_missing(f"{step}lint", LINT_NEEDS)
 
 
-def _private_apt(suite: str) -> list[str]:
+def get_browser_packages(step: str) -> dict[str, str]:
+    return _install_missing(f"{step}browser", BROWSER_NEEDS)
+
+
+def private_apt(suite: str) -> list[str]:
     """Options that make apt work on one suite in a directory of its own."""
     base = TOOLS / "apt" / suite
     for part in ("lists/partial", "cache/archives/partial", "state"):
@@ -96,7 +104,7 @@ def _private_apt(suite: str) -> list[str]:
 
 def _newest(package: str, suite: str, into: Path) -> tuple[Path, str]:
     """The suite's newest version, vouched for by the Debian keyring."""
-    options = _private_apt(suite)
+    options = private_apt(suite)
     watch(["apt-get", *options, "update"], r"^Get:\d+ (.*)", title="package list")
     run(["apt-get", *options, "download", package], cwd=into)
     deb = next(into.glob(f"{package}_*.deb"))
@@ -175,6 +183,31 @@ def get_containerd_1_7(step: str) -> dict[str, str]:
     return _get_containerd(step, "containerd-1.7", TOOLS / "containerd-1.7" / "bin")
 
 
+def _get_program(step: str, package: str, path: str) -> dict[str, str]:
+    """A package of which one program is wanted, and which needs nothing the host does not have."""
+    mark = fingerprint(LOCK, SELF, MIRROR)
+    program, version_file = TOOLS / "bin" / Path(path).name, TOOLS / "bin" / f".{package}.version"
+    say(f"{step}{package}")
+    if not is_done(package, mark, program, version_file):
+        tree, versions = _unpack([package], package)
+        _place(tree / path, program)
+        run([program, "--version"])
+        version_file.write_text(versions[package])
+        shutil.rmtree(tree.parent)
+        set_done(package, mark)
+    return {package: version_file.read_text()}
+
+
+def get_registry(step: str) -> dict[str, str]:
+    """A registry for tests."""
+    return _get_program(step, "docker-registry", "usr/bin/docker-registry")
+
+
+def get_runsc(step: str) -> dict[str, str]:
+    """gVisor's runtime."""
+    return _get_program(step, "runsc", "usr/bin/runsc")
+
+
 def _closure(program: Path, tree: Path) -> dict[str, Path]:
     """Every library the program needs, found in the unpacked tree only."""
     found: dict[str, Path] = {}
@@ -214,3 +247,35 @@ def get_runc(step: str) -> dict[str, str]:
         shutil.rmtree(tree.parent)
         set_done("runc", mark)
     return {"runc": version_file.read_text()}
+
+
+def get_faketime(step: str) -> dict[str, str]:
+    """The library that moves one process's wall clock, for tests."""
+    mark = fingerprint(LOCK, SELF, MIRROR)
+    library, version_file = TOOLS / "faketime" / "libfaketimeMT.so.1", TOOLS / "faketime" / ".version"
+    say(f"{step}libfaketime")
+    if not is_done("libfaketime", mark, library, version_file):
+        tree, versions = _unpack(["libfaketime"], "libfaketime")
+        _place(next(tree.rglob(library.name)), library)
+        version_file.write_text(versions["libfaketime"])
+        shutil.rmtree(tree.parent)
+        set_done("libfaketime", mark)
+    return {"libfaketime": version_file.read_text()}
+
+
+def get_docker_packages(step: str) -> dict[str, str]:
+    """Docker's daemon and client, without a place on the host."""
+    mark = fingerprint(LOCK, SELF, MIRROR)
+    programs = TOOLS / "docker" / "bin"
+    version_file = programs / ".version"
+    wanted = ["usr/sbin/dockerd", "usr/sbin/docker-proxy", "usr/bin/docker"]
+    say(f"{step}docker.io")
+    if not is_done("docker.io", mark, version_file, *(programs / Path(one).name for one in wanted)):
+        tree, versions = _unpack(["docker.io"], "docker.io")
+        for one in wanted:
+            _place(tree / one, programs / Path(one).name)
+        run([programs / "dockerd", "--version"])
+        version_file.write_text(versions["docker.io"])
+        shutil.rmtree(tree.parent)
+        set_done("docker.io", mark)
+    return {"docker.io": version_file.read_text()}

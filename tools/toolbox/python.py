@@ -1,4 +1,5 @@
-"""The Python environment with JupyterHub, and the spawner from this checkout."""
+"""The Python environments, one for each supported JupyterHub, and in each the spawner
+from this checkout."""
 
 import shutil
 import sys
@@ -8,6 +9,9 @@ from common import ROOT, STAMPS, TOOLS, fingerprint, is_done, run, say, set_done
 
 REQUIREMENTS = ROOT / "tools" / "hub-requirements.txt"
 SHIM = ROOT / "python-shim"
+# The newest of each minor version that is supported.
+HUBS = {"6.1": "6.1.1", "5.5": "5.5.4"}
+# What the demo, lint, scripts and the build of the image use.
 VENV = TOOLS / "venv-6.1"
 
 
@@ -16,39 +20,43 @@ def pins(file: Path) -> int:
     return sum("==" in line for line in file.read_text().splitlines())
 
 
-def _get_environment() -> None:
-    mark = fingerprint(REQUIREMENTS, sys.executable, sys.version)
-    if is_done("python", mark, VENV / "bin/jupyterhub"):
-        return
-    shutil.rmtree(VENV, ignore_errors=True)
-    run([sys.executable, "-m", "venv", VENV])
+def _get_environment(name: str, hub: str) -> Path:
+    venv = TOOLS / f"venv-{name}"
+    mark = fingerprint(REQUIREMENTS, hub, sys.executable, sys.version)
+    if is_done(f"python-{name}", mark, venv / "bin/jupyterhub"):
+        return venv
+    shutil.rmtree(venv, ignore_errors=True)
+    run([sys.executable, "-m", "venv", venv])
     # Everything is listed, so nothing is resolved, and what is left out stays out.
     watch(
-        [VENV / "bin/pip", "install", "--no-deps", "--no-input", "-r", REQUIREMENTS],
+        [venv / "bin/pip", "install", "--no-deps", "--no-input", "-r", REQUIREMENTS, f"jupyterhub=={hub}"],
         r"^Collecting (\S+)",
-        pins(REQUIREMENTS),
+        pins(REQUIREMENTS) + 1,
         "package",
     )
-    set_done("python", mark)
+    set_done(f"python-{name}", mark)
+    return venv
 
 
-def _get_shim() -> None:
+def _get_shim(name: str, venv: Path) -> None:
     """Installs the spawner as its users would, not as a link into the checkout,
     which the hub's user may not be able to read."""
-    sources = [SHIM / "pyproject.toml", *sorted((SHIM / "adrastea").rglob("*.py"))]
-    mark = fingerprint(*sources, (STAMPS / "python").read_text())
-    if is_done("shim", mark):
+    package = (file for file in (SHIM / "adrastea").rglob("*") if "__pycache__" not in file.parts)
+    sources = [SHIM / "pyproject.toml", *sorted(file for file in package if file.is_file())]
+    mark = fingerprint(*sources, (STAMPS / f"python-{name}").read_text())
+    if is_done(f"shim-{name}", mark):
         return
-    pip = [VENV / "bin/pip", "install", "--no-deps", "--no-build-isolation", "--no-input"]
+    pip = [venv / "bin/pip", "install", "--no-deps", "--no-build-isolation", "--no-input"]
     run([*pip, "--force-reinstall", SHIM])
-    set_done("shim", mark)
+    set_done(f"shim-{name}", mark)
 
 
 def get_python(step: str) -> dict[str, str]:
-    say(f"{step}python environment")
-    _get_environment()
-    if (SHIM / "pyproject.toml").exists():
-        _get_shim()
-    installed = sorted(VENV.glob("lib/python3*/site-packages/jupyterhub-*.dist-info"))
-    hub = installed[-1].name.removeprefix("jupyterhub-").removesuffix(".dist-info")
-    return {"python": sys.version.split()[0], "jupyterhub": hub}
+    versions = {"python": sys.version.split()[0]}
+    for name, hub in HUBS.items():
+        say(f"{step}python environment with JupyterHub {hub}")
+        venv = _get_environment(name, hub)
+        if (SHIM / "pyproject.toml").exists():
+            _get_shim(name, venv)
+        versions[f"jupyterhub-{name}"] = hub
+    return versions

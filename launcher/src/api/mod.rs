@@ -2,9 +2,13 @@
 //! messages and the launcher. Decides nothing.
 
 mod admin;
+mod audited;
+mod images;
 pub mod peer;
+pub mod scrape;
 mod service;
 mod status;
+mod watch;
 
 use std::{os::unix::fs::FileTypeExt as _, path::Path, sync::Arc, time::Duration};
 
@@ -14,7 +18,8 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::{service::InterceptorLayer, transport::Server};
 
-use crate::{host::directories, launch::Launcher};
+use crate::{audit::Audit, host::directories, launch::Launcher};
+use audited::{AuditLayer, Auditor};
 use peer::Callers;
 
 /// A request is at most this large; policy allows less.
@@ -28,9 +33,11 @@ pub async fn serve(
     socket: &Path,
     group: u32,
     callers: Callers,
+    audit: Audit,
     shutdown: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
     let listener = listen(socket, group)?;
+    let auditor = Auditor::new(audit.clone());
     let (health_reporter, health) = tonic_health::server::health_reporter();
     health_reporter.set_serving::<LauncherServer<service::LauncherService>>().await;
     let reflection = tonic_reflection::server::Builder::configure()
@@ -38,12 +45,19 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("failed to build the reflection service")?;
-    let service = LauncherServer::new(service::LauncherService::new(Arc::clone(&launcher)))
+    let service =
+        LauncherServer::new(service::LauncherService::new(Arc::clone(&launcher), auditor.clone()))
+            .max_decoding_message_size(LARGEST_MESSAGE);
+    let admin = AdminServer::new(admin::AdminService::new(Arc::clone(&launcher), auditor.clone()))
         .max_decoding_message_size(LARGEST_MESSAGE);
-    let admin = AdminServer::new(admin::AdminService::new(launcher))
-        .max_decoding_message_size(LARGEST_MESSAGE);
+    for entry in launcher.list(None) {
+        // Found running: its start was told by an earlier launcher.
+        auditor.follow(&entry, None);
+    }
     tracing::info!(socket = %socket.display(), "serving");
     let served = Server::builder()
+        // Outermost: what nobody may call is written down, too.
+        .layer(AuditLayer(audit))
         .layer(InterceptorLayer::new(move |request| callers.admit(request)))
         .concurrency_limit_per_connection(CONCURRENCY)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))

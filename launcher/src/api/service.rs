@@ -1,15 +1,24 @@
 //! The Launcher service: what a hub may ask.
 
-use std::{pin::Pin, sync::Arc, time::Duration};
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use adrastea_proto::v1::{self, launcher_server, start_event, watch_event};
-use tokio::sync::{broadcast::error::RecvError, mpsc};
+use adrastea_proto::v1::{self, launcher_server, start_event};
+use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
 
-use super::status;
+use super::{
+    audited::{Auditor, Note},
+    status, watch,
+};
 use crate::{
-    launch::{Entry, Launcher, StartNews, StopWish},
+    bench::hints,
+    launch::{Entry, Launcher, StartNews, StopCause, StopWish},
+    names::ServerKey,
     policy,
 };
 
@@ -22,26 +31,32 @@ const LONGEST_GRACE: Duration = Duration::from_secs(300);
 
 pub struct LauncherService {
     launcher: Arc<Launcher>,
+    auditor: Auditor,
 }
 
 impl LauncherService {
-    pub fn new(launcher: Arc<Launcher>) -> Self {
-        Self { launcher }
+    pub fn new(launcher: Arc<Launcher>, auditor: Auditor) -> Self {
+        Self { launcher, auditor }
     }
 }
 
 /// The grace a caller asks for, bounded.
-pub fn wish(launcher: &Launcher, grace_ms: Option<u32>, why: &str) -> StopWish {
+pub fn wish(
+    launcher: &Launcher,
+    grace_ms: Option<u32>,
+    cause: StopCause,
+    why: impl Into<String>,
+) -> StopWish {
     let grace = grace_ms
         .map_or(launcher.default_grace(), |grace| Duration::from_millis(grace.into()))
         .min(LONGEST_GRACE);
-    StopWish { grace, why: why.to_owned() }
+    StopWish { grace, cause, why: why.into() }
 }
 
 /// Sends every piece of news of a start, from the first on, until it has ended.
 async fn tell(entry: Arc<Entry>, sender: mpsc::Sender<Result<v1::StartEvent, Status>>) {
     let mut changes = entry.changes();
-    let mut told = 0;
+    let (mut told, mut told_place) = (0, 0);
     loop {
         changes.borrow_and_update();
         for news in entry.news(told) {
@@ -65,12 +80,21 @@ async fn tell(entry: Arc<Entry>, sender: mpsc::Sender<Result<v1::StartEvent, Sta
                         phase: phase.into(),
                         percent,
                         message,
+                        queue_place: 0,
                     }),
                     false,
                 ),
             };
             // Whoever asked has gone: the start goes on, so that a hub that comes back finds it.
             if sender.send(Ok(v1::StartEvent { event: Some(event) })).await.is_err() || last {
+                return;
+            }
+        }
+        let place = entry.queue_place();
+        if place != 0 && place != told_place {
+            told_place = place;
+            let event = start_event::Event::Progress(status::queued(place));
+            if sender.send(Ok(v1::StartEvent { event: Some(event) })).await.is_err() {
                 return;
             }
         }
@@ -88,16 +112,21 @@ impl launcher_server::Launcher for LauncherService {
         &self,
         request: Request<v1::StartRequest>,
     ) -> Result<Response<Self::StartStream>, Status> {
+        let (note, since) = (Note::of(&request), Instant::now());
         let request = request.into_inner();
-        let decision = policy::decide(&self.launcher.config, &request).map_err(|refusal| {
+        note.start(&request);
+        let decision = policy::decide(&self.launcher.config(), &request).map_err(|refusal| {
             tracing::warn!(?request, %refusal, "refused");
             status::of_refusal(&refusal)
         })?;
+        note.decision(&decision);
         let entry = self.launcher.start(decision).await.map_err(|refused| {
             tracing::warn!(?request, %refused, "refused");
             status::of_start_refused(&refused)
         })?;
+        note.sandbox(&entry);
         let (sender, receiver) = mpsc::channel(QUEUE);
+        self.auditor.follow(&entry, Some(since));
         tokio::spawn(tell(entry, sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
@@ -106,9 +135,11 @@ impl launcher_server::Launcher for LauncherService {
         &self,
         request: Request<v1::StopRequest>,
     ) -> Result<Response<v1::StopResponse>, Status> {
+        let note = Note::of(&request);
         let request = request.into_inner();
+        note.key(request.key.as_ref());
         let key = status::key(request.key.as_ref())?;
-        let wish = wish(&self.launcher, request.grace_ms, "stopped");
+        let wish = wish(&self.launcher, request.grace_ms, StopCause::Asked, "stopped");
         let launcher = Arc::clone(&self.launcher);
         // The stop goes on even if the caller does not wait for it.
         let stopped =
@@ -119,12 +150,13 @@ impl launcher_server::Launcher for LauncherService {
     }
 
     async fn get(&self, request: Request<v1::GetRequest>) -> Result<Response<v1::Sandbox>, Status> {
+        Note::of(&request).key(request.get_ref().key.as_ref());
         let key = status::key(request.get_ref().key.as_ref())?;
         let entry = self
             .launcher
             .get(&key)
             .ok_or_else(|| Status::not_found("this launcher knows no such server"))?;
-        Ok(Response::new(entry.describe()))
+        Ok(Response::new(entry.describe_with_steps()))
     }
 
     async fn list(
@@ -132,6 +164,7 @@ impl launcher_server::Launcher for LauncherService {
         request: Request<v1::ListRequest>,
     ) -> Result<Response<v1::ListResponse>, Status> {
         let hub = request.get_ref().hub.clone();
+        Note::of(&request).add(|record| record.hub.clone_from(&hub));
         if hub.is_empty() {
             super::peer::require_root(&request)?;
         }
@@ -147,41 +180,9 @@ impl launcher_server::Launcher for LauncherService {
         &self,
         request: Request<v1::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let hub = request.into_inner().hub;
-        let launcher = Arc::clone(&self.launcher);
         let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(async move {
-            let send = |event| sender.send(Ok(v1::WatchEvent { event: Some(event) }));
-            // Before the list, so that no change falls between the two.
-            let mut feed = launcher.feed();
-            loop {
-                for entry in launcher.list(Some(&hub)) {
-                    if send(watch_event::Event::Sandbox(entry.describe())).await.is_err() {
-                        return;
-                    }
-                }
-                if send(watch_event::Event::Synced(v1::Synced {})).await.is_err() {
-                    return;
-                }
-                loop {
-                    let change = tokio::select! {
-                        change = feed.recv() => change,
-                        () = sender.closed() => return,
-                    };
-                    match change {
-                        Ok(sandbox) if sandbox.key.as_ref().is_some_and(|key| key.hub == hub) => {
-                            if send(watch_event::Event::Sandbox(sandbox)).await.is_err() {
-                                return;
-                            }
-                        }
-                        Ok(_) => {}
-                        // Too slow for the feed: the whole list again catches up.
-                        Err(RecvError::Lagged(_)) => break,
-                        Err(RecvError::Closed) => return,
-                    }
-                }
-            }
-        });
+        Note::of(&request).add(|record| record.hub.clone_from(&request.get_ref().hub));
+        tokio::spawn(watch::attend(Arc::clone(&self.launcher), request.into_inner(), sender));
         Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 
@@ -191,7 +192,9 @@ impl launcher_server::Launcher for LauncherService {
         &self,
         request: Request<v1::LogsRequest>,
     ) -> Result<Response<Self::LogsStream>, Status> {
+        let note = Note::of(&request);
         let request = request.into_inner();
+        note.key(request.key.as_ref());
         let key = status::key(request.key.as_ref())?;
         let entry = self
             .launcher
@@ -238,15 +241,21 @@ impl launcher_server::Launcher for LauncherService {
         &self,
         request: Request<v1::OffersRequest>,
     ) -> Result<Response<v1::OffersResponse>, Status> {
-        let offers = policy::offers(&self.launcher.config, &request.get_ref().user)
+        Note::of(&request).add(|record| record.user.clone_from(&request.get_ref().user));
+        let config = self.launcher.config();
+        let report = config.bench_report();
+        let user = &request.get_ref().user;
+        let offers = policy::offers(&config, user)
             .into_iter()
             .map(|(name, profile)| {
                 let limits = &profile.limits;
+                let runtimes: Vec<_> =
+                    policy::runtimes(&config, profile, user).into_iter().cloned().collect();
                 v1::Offer {
                     profile: name.clone(),
                     display_name: profile.display_name.clone(),
                     description: profile.description.clone(),
-                    runtimes: profile.runtimes.clone(),
+                    runtimes: runtimes.clone(),
                     images: std::iter::once(&profile.image)
                         .chain(&profile.images)
                         .cloned()
@@ -255,9 +264,43 @@ impl launcher_server::Launcher for LauncherService {
                     memory_ceiling_bytes: limits.memory_ceiling.unwrap_or(limits.memory).bytes(),
                     cpu_default_millis: limits.cpu.millis(),
                     cpu_ceiling_millis: limits.cpu_ceiling.unwrap_or(limits.cpu).millis(),
+                    runtime_hints: hints::of(&report, &runtimes).into_iter().collect(),
+                    runtime_descriptions: runtimes
+                        .iter()
+                        .filter_map(|name| {
+                            let driver = adrastea_runtimes::by_name(name)?;
+                            Some((name.clone(), driver.description().to_owned()))
+                        })
+                        .collect(),
                 }
             })
             .collect();
         Ok(Response::new(v1::OffersResponse { offers }))
+    }
+
+    async fn forget(
+        &self,
+        request: Request<v1::ForgetRequest>,
+    ) -> Result<Response<v1::ForgetResponse>, Status> {
+        let note = Note::of(&request);
+        let v1::ForgetRequest { hub, user } = request.into_inner();
+        note.add(|record| {
+            record.hub.clone_from(&hub);
+            record.user.clone_from(&user);
+        });
+        let owner =
+            ServerKey::new(&hub, &user, "").map_err(|error| status::of_name(&error))?.owner();
+        let wish = wish(&self.launcher, None, StopCause::Asked, "its user was deleted");
+        let launcher = Arc::clone(&self.launcher);
+        // It goes on even if the hub does not wait for it.
+        tokio::spawn(async move { launcher.forget(owner, wish).await })
+            .await
+            .map_err(|_| Status::internal("forgetting the user ended early"))?
+            .map(|answer| {
+                let fate = answer.home().as_str_name().trim_start_matches("HOME_FATE_");
+                note.add(|record| record.result = format!("home {}", fate.to_lowercase()));
+                Response::new(answer)
+            })
+            .map_err(|failure| status::of_failure(&failure))
     }
 }

@@ -1,24 +1,20 @@
 //! The commands that ask a running launcher.
 
-use std::{
-    io::{IsTerminal as _, Write as _},
-    path::Path,
-    process::ExitCode,
-};
+use std::{io::Write as _, path::Path, process::ExitCode};
 
-use adrastea_proto::v1::{self, Phase, import_image_event, run_event};
+use adrastea_proto::v1::{self, Phase, run_event};
 use anyhow::Context as _;
 
-use super::{OptionalServer, Server, client};
-use crate::quantity::display_bytes;
+use super::{Server, client};
+use crate::say::say;
 
 impl Server {
-    fn key(self) -> v1::ServerKey {
+    pub(super) fn key(self) -> v1::ServerKey {
         v1::ServerKey { hub: self.hub, user: self.user, server: self.name }
     }
 }
 
-fn phase_name(phase: i32) -> String {
+pub(super) fn phase_name(phase: i32) -> String {
     Phase::try_from(phase)
         .unwrap_or_default()
         .as_str_name()
@@ -33,9 +29,15 @@ pub async fn list(config: &Path, all: bool) -> anyhow::Result<ExitCode> {
         .await
         .map_err(|status| client::said(&status))?
         .into_inner();
-    println!(
+    say!(
         "{:<14} {:<10} {:<24} {:<12} {:<8} {:<16} {:<12}",
-        "SANDBOX", "PHASE", "USER", "SERVER", "RUNTIME", "ADDRESS", "DISK UID"
+        "SANDBOX",
+        "PHASE",
+        "USER",
+        "SERVER",
+        "RUNTIME",
+        "ADDRESS",
+        "DISK UID"
     );
     for sandbox in answer
         .sandboxes
@@ -43,7 +45,7 @@ pub async fn list(config: &Path, all: bool) -> anyhow::Result<ExitCode> {
         .filter(|sandbox| all || sandbox.phase != i32::from(Phase::Gone))
     {
         let key = sandbox.key.unwrap_or_default();
-        println!(
+        say!(
             "{:<14} {:<10} {:<24} {:<12} {:<8} {:<16} {:<12} {}",
             sandbox.sandbox_id,
             phase_name(sandbox.phase),
@@ -76,98 +78,13 @@ pub async fn logs(
     Ok(ExitCode::SUCCESS)
 }
 
-pub async fn stop(
-    config: &Path,
-    server: OptionalServer,
-    all: bool,
-    grace: Option<f64>,
-) -> anyhow::Result<ExitCode> {
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-    // bounded, and never negative
-    let grace_ms = grace.map(|seconds| (seconds.clamp(0.0, 300.0) * 1000.0) as u32);
-    if all {
-        let answer = client::admin(config)
-            .await?
-            .stop_all(v1::StopAllRequest { grace_ms })
-            .await
-            .map_err(|status| client::said(&status))?;
-        println!("stopped {}", answer.into_inner().stopped);
-        return Ok(ExitCode::SUCCESS);
-    }
-    let key = v1::ServerKey {
-        hub: server.hub,
-        user: server.user.unwrap_or_default(),
-        server: server.name,
-    };
-    let request = v1::StopRequest { key: Some(key), grace_ms, generation: 0 };
-    let answer = client::launcher(config)
-        .await?
-        .stop(request)
-        .await
-        .map_err(|status| client::said(&status))?;
-    println!(
-        "{}",
-        if answer.into_inner().stopped { "stopped" } else { "there was nothing to stop" }
-    );
-    Ok(ExitCode::SUCCESS)
-}
-
-pub async fn import(config: &Path, archive: &Path, reference: String) -> anyhow::Result<ExitCode> {
-    let path = std::path::absolute(archive)?.display().to_string();
-    let mut admin = client::admin(config).await?;
-    let mut events = admin
-        .import_image(v1::ImportImageRequest { path, reference })
-        .await
-        .map_err(|status| client::said(&status))?
-        .into_inner();
-    let live = std::io::stderr().is_terminal();
-    let mut last_step = String::new();
-    while let Some(event) = events.message().await.map_err(|status| client::said(&status))? {
-        match event.event {
-            Some(import_image_event::Event::Progress(progress)) => {
-                let percent =
-                    (progress.done_bytes * 100).checked_div(progress.total_bytes).unwrap_or(0);
-                if live {
-                    eprint!("\r\x1b[K{} {percent} %", progress.step);
-                } else if last_step != progress.step {
-                    eprintln!("{}", progress.step);
-                    last_step = progress.step;
-                }
-            }
-            Some(import_image_event::Event::Image(image)) => {
-                if live {
-                    eprint!("\r\x1b[K");
-                }
-                println!(
-                    "{} {} ({} layers, {})",
-                    image.reference,
-                    image.digest,
-                    image.layers,
-                    display_bytes(image.size_bytes)
-                );
-                return Ok(ExitCode::SUCCESS);
-            }
-            None => {}
-        }
-    }
-    anyhow::bail!("the launcher ended the import without a result")
-}
-
-pub async fn images(config: &Path) -> anyhow::Result<ExitCode> {
+pub async fn metrics(config: &Path) -> anyhow::Result<ExitCode> {
     let answer = client::admin(config)
         .await?
-        .list_images(v1::ListImagesRequest {})
+        .metrics(v1::MetricsRequest {})
         .await
         .map_err(|status| client::said(&status))?;
-    for image in answer.into_inner().images {
-        println!(
-            "{} {} ({} layers, {})",
-            image.reference,
-            image.digest,
-            image.layers,
-            display_bytes(image.size_bytes)
-        );
-    }
+    crate::say::print(format_args!("{}", answer.into_inner().text));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -230,4 +147,19 @@ pub async fn run(
             Some(run_event::Event::Progress(_)) | None => {}
         }
     }
+}
+
+pub async fn reload(config: &Path) -> anyhow::Result<ExitCode> {
+    let answer = client::admin(config)
+        .await?
+        .reload(v1::ReloadRequest {})
+        .await
+        .map_err(|status| client::said(&status))?
+        .into_inner();
+    let told = |keys: &[String]| {
+        if keys.is_empty() { "nothing".to_owned() } else { keys.join(", ") }
+    };
+    say!("changed: {}", told(&answer.changed));
+    say!("needs a restart of the launcher: {}", told(&answer.needs_restart));
+    Ok(ExitCode::SUCCESS)
 }

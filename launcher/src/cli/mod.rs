@@ -1,11 +1,19 @@
 //! The command line. Reads arguments and prints; everything else is elsewhere.
 
+mod bench;
 mod client;
 mod commands;
+mod explain;
+mod homes;
+mod images;
+mod repair;
+mod runtimes;
 mod serve;
+mod stopping;
 
 use std::{path::PathBuf, process::ExitCode};
 
+use crate::say::say;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -27,9 +35,22 @@ enum Command {
     /// Run the launcher.
     Serve,
     /// Tell what this node can do, and what it lacks.
-    Doctor,
+    Doctor {
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+        /// Fail, with exit code 2, for a note, too.
+        #[arg(long)]
+        strict: bool,
+    },
     /// Check the configuration, change nothing.
     CheckConfig,
+    /// List the runtimes there are, and what each cannot do.
+    Runtimes {
+        /// Their names alone.
+        #[arg(long)]
+        names: bool,
+    },
     /// List servers.
     Ls {
         /// Those that ended, too.
@@ -57,10 +78,63 @@ enum Command {
         /// Seconds between SIGTERM and SIGKILL.
         #[arg(long)]
         grace: Option<f64>,
+        /// What the user is told; for root.
+        #[arg(long, conflicts_with = "all")]
+        reason: Option<String>,
     },
+    /// Start no servers from now on, until `undrain` or a restart of the launcher.
+    Drain {
+        /// Stop those that run, too, and wait until nothing of them is left.
+        #[arg(long)]
+        stop: bool,
+        /// Seconds between SIGTERM and SIGKILL.
+        #[arg(long, requires = "stop")]
+        grace: Option<f64>,
+    },
+    /// Start servers again.
+    Undrain,
+    /// Read the configuration again, without a restart. An error changes nothing.
+    Reload,
+    /// Measure this node's runtimes through the running launcher, and write a report with pictures.
+    Bench(bench::Options),
+    /// Print what the launcher has counted, in Prometheus' text format.
+    Metrics,
     /// Images of this node.
     #[command(subcommand)]
-    Image(ImageCommand),
+    Image(images::ImageCommand),
+    /// Tell what a start would get, and which rule says so. Starts and changes nothing.
+    Explain {
+        #[command(flatten)]
+        server: Server,
+        #[arg(long, default_value = "")]
+        profile: String,
+        #[arg(long, default_value = "")]
+        runtime: String,
+        #[arg(long, default_value = "")]
+        image: String,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Tell what a sandbox got, and how it stands.
+    Inspect {
+        /// As `ls` prints it.
+        #[arg(required_unless_present = "user", conflicts_with = "user")]
+        sandbox: Option<String>,
+        #[arg(long)]
+        user: Option<String>,
+        #[arg(long = "server", default_value = "")]
+        name: String,
+        /// The hub whose user it is.
+        #[arg(long, default_value = "jupyterhub")]
+        hub: String,
+        /// As one JSON object.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Homes: those in use, and those of deleted users.
+    #[command(subcommand)]
+    Home(HomeCommand),
     /// Start a sandbox as a user's server would get it, with another command.
     Run {
         #[command(flatten)]
@@ -76,8 +150,20 @@ enum Command {
         #[arg(required = true, last = true)]
         command: Vec<String>,
     },
+    /// Look at the ledger of ids, tell what is wrong with it, and mend it. The launcher must not run.
+    Repair {
+        /// Explain, and change nothing.
+        #[arg(long, conflicts_with = "yes")]
+        dry_run: bool,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
     /// Print the version.
     Version,
+    /// Used by the launcher itself: empties its standard input, a directory, with its owner's rights.
+    #[command(hide = true, name = crate::host::removal::COMMAND)]
+    EmptyDirectory { uid: u32, gid: u32 },
 }
 
 #[derive(clap::Args)]
@@ -103,15 +189,23 @@ struct OptionalServer {
 }
 
 #[derive(Subcommand)]
-enum ImageCommand {
-    /// Import an OCI archive.
-    Import {
-        archive: PathBuf,
-        /// The name it gets on this node, e.g. localhost/adrastea/singleuser:1
-        reference: String,
+enum HomeCommand {
+    /// List the homes that are set aside.
+    Ls {
+        /// Those in use, too.
+        #[arg(long)]
+        all: bool,
     },
-    /// List images.
-    Ls,
+    /// Remove a home that is set aside, for good; returns when nothing of it is left.
+    Purge {
+        /// As `home ls` prints it.
+        name: String,
+    },
+    /// Give a home that is set aside back to its user, with its ids.
+    Restore {
+        /// As `home ls` prints it.
+        name: String,
+    },
 }
 
 /// Runs the command line; errors are printed once, here, with their causes and a hint.
@@ -129,13 +223,20 @@ pub fn main() -> ExitCode {
     runtime.shutdown_background();
     result.unwrap_or_else(|error| {
         eprintln!("adrastea: {}", explain(&error));
-        if let Some(hint) = error
-            .downcast_ref::<crate::config::ConfigError>()
-            .and_then(crate::config::ConfigError::hint)
-        {
+        if let Some(hint) = hint(&error) {
             eprintln!("hint: {hint}");
         }
         ExitCode::FAILURE
+    })
+}
+
+/// What somebody can do about it, if the error or one of its sources knows.
+fn hint(error: &anyhow::Error) -> Option<String> {
+    use crate::{config::ConfigError, store::StoreError};
+    error.chain().find_map(|cause| {
+        let of_config = cause.downcast_ref::<ConfigError>().and_then(ConfigError::hint);
+        let of_store = || cause.downcast_ref::<StoreError>().and_then(StoreError::hint);
+        of_config.or_else(|| of_store().map(str::to_owned))
     })
 }
 
@@ -147,10 +248,10 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = &arguments.config;
     match arguments.command {
         Command::Serve => serve::serve(config).await,
-        Command::Doctor => Ok(crate::doctor::print(config)),
+        Command::Doctor { json, strict } => Ok(crate::doctor::print(config, json, strict).await),
         Command::CheckConfig => {
             let checked = crate::config::Config::load(config, false)?;
-            println!(
+            say!(
                 "{}: {} profiles, {} images, {} runtimes; no problem found",
                 config.display(),
                 checked.profiles.len(),
@@ -159,20 +260,54 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
             );
             Ok(ExitCode::SUCCESS)
         }
+        Command::Runtimes { names } => {
+            runtimes::list(names);
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Ls { all } => commands::list(config, all).await,
         Command::Logs { server, follow, tail } => {
             commands::logs(config, server, follow, tail).await
         }
-        Command::Stop { server, all, grace } => commands::stop(config, server, all, grace).await,
-        Command::Image(ImageCommand::Import { archive, reference }) => {
-            commands::import(config, &archive, reference).await
+        Command::Stop { server, all, grace, reason } => {
+            stopping::stop(config, server, all, grace, reason).await
         }
-        Command::Image(ImageCommand::Ls) => commands::images(config).await,
+        Command::Drain { stop, grace } => stopping::drain(config, stop, grace).await,
+        Command::Undrain => stopping::undrain(config).await,
+        Command::Reload => commands::reload(config).await,
+        Command::Bench(options) => bench::bench(config, options).await,
+        Command::Metrics => commands::metrics(config).await,
+        Command::Image(command) => images::run(config, command).await,
+        Command::Explain { server, profile, runtime, image, json } => {
+            let start = adrastea_proto::v1::StartRequest {
+                key: Some(server.key()),
+                profile,
+                runtime,
+                image,
+                ..Default::default()
+            };
+            explain::explain(config, start, json).await
+        }
+        Command::Inspect { sandbox, user, name, hub, json } => {
+            let key = user.map(|user| adrastea_proto::v1::ServerKey { hub, user, server: name });
+            explain::inspect(config, sandbox.unwrap_or_default(), key, json).await
+        }
+        Command::Home(HomeCommand::Ls { all }) => homes::list(config, all).await,
+        Command::Home(HomeCommand::Purge { name }) => homes::purge(config, name).await,
+        Command::Home(HomeCommand::Restore { name }) => homes::restore(config, name).await,
+        Command::EmptyDirectory { uid, gid } => homes::empty_directory(uid, gid),
         Command::Run { server, profile, runtime, verbose, command } => {
             commands::run(config, server, profile, runtime, verbose, command).await
         }
+        Command::Repair { dry_run, yes } => {
+            let answer = match (dry_run, yes) {
+                (true, _) => repair::Answer::Never,
+                (false, true) => repair::Answer::Yes,
+                (false, false) => repair::Answer::Ask,
+            };
+            repair::repair(config, answer)
+        }
         Command::Version => {
-            println!("adrastea {}", env!("CARGO_PKG_VERSION"));
+            say!("adrastea {}", env!("CARGO_PKG_VERSION"));
             Ok(ExitCode::SUCCESS)
         }
     }

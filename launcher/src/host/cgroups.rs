@@ -5,6 +5,7 @@
 //! (cgroups(7)). It must never touch a group outside the path it is given.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -24,6 +25,8 @@ pub enum Hierarchy {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub limit_bytes: Option<u64>,
+    /// Memory and swap together.
+    pub with_swap_bytes: Option<u64>,
     pub used_bytes: u64,
     /// Times the kernel killed in this group for want of memory.
     pub kills: u64,
@@ -107,16 +110,49 @@ impl Hierarchy {
             .lines()
             .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
             .unwrap_or(0);
+        let limit_bytes = read(limit)?.trim().parse().ok();
+        let number = |file: &str| read(file).ok().and_then(|text| text.trim().parse::<u64>().ok());
+        let with_swap_bytes = match self {
+            // A kernel that does not count swap per group bounds it only by having none.
+            Self::V1(_) => {
+                number("memory.memsw.limit_in_bytes").or(limit_bytes.filter(|_| !has_swap()))
+            }
+            Self::V2(_) => number("memory.swap.max")
+                .or((!has_swap()).then_some(0))
+                .zip(limit_bytes)
+                .map(|(swap, memory): (u64, u64)| memory.saturating_add(swap)),
+        };
         Ok(Memory {
-            limit_bytes: read(limit)?.trim().parse().ok(),
+            limit_bytes,
+            with_swap_bytes,
             used_bytes: read(used)?.trim().parse().unwrap_or(0),
             kills,
         })
     }
 
+    /// Bytes in use but for file pages that nobody has used lately, which the kernel gives back at once.
+    pub fn working_set(&self, group: &str) -> Result<u64, HostError> {
+        let path = self.controller("memory", group).join("memory.stat");
+        let key = match self {
+            Self::V1(_) => "total_inactive_file ",
+            Self::V2(_) => "inactive_file ",
+        };
+        let stat = fs::read_to_string(&path).attempt("read", &path)?;
+        let idle = stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
+        Ok(self.memory(group)?.used_bytes.saturating_sub(idle.unwrap_or(0)))
+    }
+
     pub fn process_limit(&self, group: &str) -> Result<Option<u64>, HostError> {
         let path = self.controller("pids", group).join("pids.max");
         Ok(fs::read_to_string(&path).attempt("read", &path)?.trim().parse().ok())
+    }
+
+    /// How often a process or thread could not be made for the group's limit.
+    pub fn refused_processes(&self, group: &str) -> Result<u64, HostError> {
+        let path = self.controller("pids", group).join("pids.events");
+        let events = fs::read_to_string(&path).attempt("read", &path)?;
+        let count = events.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
+        Ok(count.unwrap_or(0))
     }
 
     /// Thousandths of one CPU, or none if unlimited.
@@ -157,6 +193,13 @@ impl Hierarchy {
         Ok(())
     }
 
+    /// Every process of a group, in whichever controller's tree it is listed.
+    pub fn processes(&self, group: &str) -> BTreeSet<u32> {
+        let directories = self.directories(group);
+        let all = directories.iter().flat_map(|directory| processes(directory));
+        all.filter_map(|pid| u32::try_from(pid).ok()).collect()
+    }
+
     /// Kills everything in a group, for what a dying runtime left behind.
     pub fn kill(&self, group: &str) {
         for directory in self.directories(group) {
@@ -187,13 +230,21 @@ impl Hierarchy {
             .directories(group)
             .iter()
             .flat_map(|directory| fs::read_dir(directory).into_iter().flatten())
-            .filter_map(|entry| entry.ok().filter(|entry| entry.path().is_dir()))
+            // By the kind in the listing: a group has dozens of files, and each look costs.
+            .filter_map(|entry| {
+                entry.ok().filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            })
             .map(|entry| entry.file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
         names.dedup();
         names
     }
+}
+
+/// Whether this node can swap anything at all; what cannot be read counts as yes.
+fn has_swap() -> bool {
+    fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
 }
 
 fn processes(directory: &Path) -> Vec<i32> {
@@ -237,18 +288,30 @@ mod tests {
         let group = tree.path().join("adrastea/s1");
         for (file, content) in [
             ("memory.max", "1073741824\n"),
+            ("memory.swap.max", "0\n"),
             ("memory.current", "4096\n"),
+            ("memory.stat", "anon 1000\ninactive_file 96\nactive_file 4\n"),
+            ("cgroup.procs", "7\n9\n"),
             ("memory.events", "low 0\noom 3\noom_kill 2\n"),
             ("pids.max", "512\n"),
+            ("pids.events", "max 7\n"),
             ("cpu.max", "150000 100000\n"),
         ] {
             write(&group.join(file), content);
         }
         let hierarchy = Hierarchy::detect_at(tree.path());
         assert_eq!(hierarchy.version(), 2);
-        let expected = Memory { limit_bytes: Some(1 << 30), used_bytes: 4096, kills: 2 };
+        let expected = Memory {
+            limit_bytes: Some(1 << 30),
+            with_swap_bytes: Some(1 << 30),
+            used_bytes: 4096,
+            kills: 2,
+        };
+        assert_eq!(hierarchy.processes("/adrastea/s1"), BTreeSet::from([7, 9]));
         assert_eq!(hierarchy.memory("/adrastea/s1").unwrap(), expected);
+        assert_eq!(hierarchy.working_set("/adrastea/s1").unwrap(), 4000);
         assert_eq!(hierarchy.process_limit("/adrastea/s1").unwrap(), Some(512));
+        assert_eq!(hierarchy.refused_processes("/adrastea/s1").unwrap(), 7);
         assert_eq!(hierarchy.cpu_millis("/adrastea/s1").unwrap(), Some(1500));
         assert_eq!(hierarchy.children("/adrastea"), ["s1"]);
     }
@@ -261,9 +324,12 @@ mod tests {
         }
         for (file, content) in [
             ("memory/a/s1/memory.limit_in_bytes", "67108864\n"),
-            ("memory/a/s1/memory.usage_in_bytes", "1\n"),
+            ("memory/a/s1/memory.memsw.limit_in_bytes", "134217728\n"),
+            ("memory/a/s1/memory.usage_in_bytes", "1000\n"),
+            ("memory/a/s1/memory.stat", "inactive_file 7\ntotal_inactive_file 100\n"),
             ("memory/a/s1/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 1\n"),
             ("pids/a/s1/pids.max", "max\n"),
+            ("pids/a/s1/pids.events", "max 0\n"),
             ("cpu,cpuacct/a/s1/cpu.cfs_quota_us", "-1\n"),
             ("cpu,cpuacct/a/s1/cpu.cfs_period_us", "100000\n"),
         ] {
@@ -272,7 +338,10 @@ mod tests {
         let hierarchy = Hierarchy::detect_at(tree.path());
         assert_eq!(hierarchy.version(), 1);
         assert_eq!(hierarchy.memory("/a/s1").unwrap().kills, 1);
+        assert_eq!(hierarchy.memory("/a/s1").unwrap().with_swap_bytes, Some(128 << 20));
+        assert_eq!(hierarchy.working_set("/a/s1").unwrap(), 900);
         assert_eq!(hierarchy.process_limit("/a/s1").unwrap(), None);
+        assert_eq!(hierarchy.refused_processes("/a/s1").unwrap(), 0);
         assert_eq!(hierarchy.cpu_millis("/a/s1").unwrap(), None);
     }
 }

@@ -6,15 +6,15 @@ use std::{
     io::{self, Write as _},
     os::{
         fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+        unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     },
     path::Path,
 };
 
 use nix::{
-    fcntl::{AT_FDCWD, OFlag},
-    sys::stat::{Mode, fchmod, mkdirat},
-    unistd::{Gid, Uid, fchown},
+    fcntl::{AT_FDCWD, AtFlags, OFlag, RenameFlags, renameat2},
+    sys::stat::{Mode, fchmod, fstatat, mkdirat},
+    unistd::{Gid, Uid, fchown, fsync},
 };
 
 use super::{Attempt as _, HostError};
@@ -97,12 +97,80 @@ pub fn make_owned(parent: &Path, name: &str, uid: u32, gid: u32) -> Result<Owned
     Ok(directory)
 }
 
-/// Makes a root-owned directory with exactly this mode and group.
+/// Whether `name` below `parent` is a directory of that user's. One of root's own
+/// passes, too: it was made, and interrupted before it was given away.
+pub fn is_owned(parent: BorrowedFd<'_>, name: &str, uid: u32) -> io::Result<()> {
+    let owner = fstatat(parent, name, AtFlags::AT_SYMLINK_NOFOLLOW)?;
+    if owner.st_mode & libc::S_IFMT != libc::S_IFDIR {
+        return Err(io::Error::other("it is no directory"));
+    }
+    if owner.st_uid != uid && owner.st_uid != 0 {
+        return Err(io::Error::other(format!("it belongs to {}, not to {uid}", owner.st_uid)));
+    }
+    Ok(())
+}
+
+/// Makes (or adopts) a directory of root's that nobody else can pass.
+pub fn make_root_directory_below(parent: BorrowedFd<'_>, name: &str) -> io::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::S_IRWXU) {
+        Ok(()) | Err(nix::errno::Errno::EEXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let directory = open_below(parent, name)?;
+    let metadata = File::from(directory.try_clone()?).metadata()?;
+    if std::os::unix::fs::MetadataExt::uid(&metadata) != 0 {
+        return Err(io::Error::other("it does not belong to root"));
+    }
+    fchmod(&directory, Mode::S_IRWXU)?;
+    Ok(directory)
+}
+
+/// Moves a directory entry, never over another one, and has it on disk before it returns.
+pub fn move_between(
+    from: BorrowedFd<'_>,
+    name: &str,
+    to: BorrowedFd<'_>,
+    new_name: &str,
+) -> io::Result<()> {
+    renameat2(from, name, to, new_name, RenameFlags::RENAME_NOREPLACE)?;
+    fsync(to)?;
+    Ok(fsync(from)?)
+}
+
+/// Makes a root-owned directory with exactly this mode and group. A new one is nobody
+/// else's until it has them.
 pub fn make_root_directory(path: &Path, mode: u32, gid: u32) -> Result<(), HostError> {
-    fs::create_dir_all(path).attempt("create", path)?;
+    if let Some(parent) = path.parent() {
+        fs::create_dir_all(parent).attempt("create", parent)?;
+    }
+    match fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        outcome => outcome.attempt("create", path)?,
+    }
     let directory = open_trusted(path)?;
     fchown(&directory, Some(Uid::from_raw(0)), Some(Gid::from_raw(gid))).attempt("own", path)?;
     fchmod(&directory, Mode::from_bits_truncate(mode)).attempt("set mode of", path)
+}
+
+/// The names in a directory; none if it is not there.
+pub fn names(path: &Path) -> Result<Vec<String>, HostError> {
+    match fs::read_dir(path) {
+        Ok(entries) => Ok(entries
+            .flatten()
+            .map(|entry| entry.file_name().to_string_lossy().into_owned())
+            .collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(HostError::new("read", path, error)),
+    }
+}
+
+/// Removes a directory of files. Not what is below: a directory in it is an error.
+pub fn remove_flat(path: &Path) -> Result<(), HostError> {
+    for name in names(path)? {
+        let file = path.join(name);
+        super::tolerate_absence(fs::remove_file(&file)).attempt("remove", &file)?;
+    }
+    super::tolerate_absence(fs::remove_dir(path)).attempt("remove", path)
 }
 
 /// Writes a file that others see whole or not at all.
@@ -130,7 +198,7 @@ pub fn set_owner_and_mode(path: &Path, uid: u32, gid: u32, mode: u32) -> Result<
         path,
         Some(Uid::from_raw(uid)),
         Some(Gid::from_raw(gid)),
-        nix::fcntl::AtFlags::AT_SYMLINK_NOFOLLOW,
+        AtFlags::AT_SYMLINK_NOFOLLOW,
     )
     .attempt("own", path)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).attempt("set mode of", path)

@@ -3,16 +3,25 @@
 //! Every function does one thing to the host and knows nothing of sandboxes,
 //! users or policy. Errors carry what was done and on what.
 
+pub mod attributes;
 pub mod cgroups;
+pub mod clock_source;
 pub mod commands;
+pub mod confinement;
+pub mod covers;
 pub mod directories;
 pub mod fifo;
+pub mod inside;
+pub mod lock;
 pub mod mounts;
 pub mod namespaces;
 pub mod nfnetlink;
 pub mod nft_command;
 pub mod processes;
+pub mod removal;
+pub mod shims;
 pub mod users;
+pub mod wrapper;
 
 use std::{
     io,
@@ -52,4 +61,19 @@ pub fn tolerate_absence(result: io::Result<()>) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,
     }
+}
+
+/// An error with all its sources, each named once.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text.push_str(": ");
+            text.push_str(&part);
+        }
+        source = error.source();
+    }
+    text
 }

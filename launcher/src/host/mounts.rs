@@ -35,7 +35,7 @@ fn owned_fd(result: io::Result<libc::c_long>) -> io::Result<OwnedFd> {
 }
 
 /// A detached copy of the mount at `directory`, of that directory alone (open_tree(2), OPEN_TREE_CLONE).
-fn clone_tree(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn clone_tree(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let flags =
         libc::OPEN_TREE_CLONE | libc::OPEN_TREE_CLOEXEC | libc::AT_EMPTY_PATH.unsigned_abs();
     // SAFETY: the descriptor is borrowed for the call and the path is a constant C string.
@@ -45,7 +45,7 @@ fn clone_tree(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// Sets attributes on a detached mount, and maps its ids if a user namespace is given.
-fn set_attributes(
+pub(super) fn set_attributes(
     tree: BorrowedFd<'_>,
     set: u64,
     user_namespace: Option<BorrowedFd<'_>>,
@@ -75,7 +75,7 @@ fn set_attributes(
 }
 
 /// Puts a detached mount onto the directory behind `target`.
-fn attach_at(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn attach_at(tree: BorrowedFd<'_>, target: BorrowedFd<'_>) -> io::Result<()> {
     let flags = libc::MOVE_MOUNT_F_EMPTY_PATH | libc::MOVE_MOUNT_T_EMPTY_PATH;
     // SAFETY: both descriptors are borrowed for the call and both paths are constant C strings.
     checked(unsafe {
@@ -196,6 +196,23 @@ pub fn unmount_rootfs(base: &Path) -> Result<(), HostError> {
     fs::remove_dir(&folder).attempt("remove", &folder)
 }
 
+/// Runs `work` in the mount namespace and under the root directory of a process, on a thread
+/// that ends with it.
+pub(super) fn in_mount_namespace<T: Send>(
+    pid: u32,
+    work: impl FnOnce() -> io::Result<T> + Send,
+) -> io::Result<T> {
+    let namespace = File::open(format!("/proc/{pid}/ns/mnt"))?;
+    // The kernel's own link, which leads to the directory itself.
+    let root = File::open(format!("/proc/{pid}/root"))?;
+    on_own_thread(|| {
+        nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNS)?;
+        nix::unistd::fchdir(&root)?;
+        nix::unistd::chroot(".")?;
+        work()
+    })
+}
+
 /// Attaches `directory` at `target` inside the mount namespace of process `pid`,
 /// nosuid and nodev, while the sandbox runs.
 ///
@@ -204,11 +221,8 @@ pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result
     let tree = clone_tree(directory).attempt("clone mount for", target)?;
     set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, None)
         .attempt("set attributes for", target)?;
-    let namespace_path = PathBuf::from(format!("/proc/{pid}/ns/mnt"));
-    let namespace = File::open(&namespace_path).attempt("open", &namespace_path)?;
     let c_target = c_string(target).attempt("name", target)?;
-    on_own_thread(|| {
-        nix::sched::setns(namespace.as_fd(), nix::sched::CloneFlags::CLONE_NEWNS)?;
+    in_mount_namespace(pid, || {
         // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restriction.
         let mut how: libc::open_how = unsafe { std::mem::zeroed() };
         how.flags = u64::from((libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).unsigned_abs());
@@ -256,7 +270,11 @@ pub struct MountLine {
     pub root: String,
     pub point: PathBuf,
     pub options: Vec<String>,
+    /// Whether mounts made elsewhere appear here, or the other way round.
+    pub propagates: bool,
     pub file_system: String,
+    /// Options of the file system itself: size, inodes, mode.
+    pub super_options: Vec<String>,
 }
 
 pub fn parse_mountinfo(text: &str) -> Vec<MountLine> {
@@ -264,11 +282,15 @@ pub fn parse_mountinfo(text: &str) -> Vec<MountLine> {
         .filter_map(|line| {
             let (before, after) = line.split_once(" - ")?;
             let mut fields = before.split(' ').skip(3);
+            let mut after = after.split(' ');
+            let list = |text: &str| text.split(',').map(str::to_owned).collect();
             Some(MountLine {
                 root: unescape(fields.next()?),
                 point: PathBuf::from(unescape(fields.next()?)),
-                options: fields.next()?.split(',').map(str::to_owned).collect(),
-                file_system: after.split(' ').next()?.to_owned(),
+                options: list(fields.next()?),
+                propagates: fields.any(|tag| !tag.is_empty()),
+                file_system: after.next()?.to_owned(),
+                super_options: list(after.nth(1)?),
             })
         })
         .collect()
@@ -290,7 +312,9 @@ mod tests {
             root: "/mnt1".into(),
             point: "/mnt two".into(),
             options: vec!["rw".into(), "noatime".into()],
+            propagates: true,
             file_system: "ext3".into(),
+            super_options: vec!["rw".into(), "errors=continue".into()],
         };
         assert_eq!(parse_mountinfo(text), vec![expected]);
     }

@@ -1,6 +1,7 @@
 //! What the kernel says of a process, from outside (proc(5)). Reads only.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -17,6 +18,9 @@ pub struct ProcessStatus {
     pub seccomp_mode: u32,
     /// Inheritable, permitted, effective, bounding, ambient.
     pub capabilities: [u64; 5],
+    /// Its number in its own pid namespace, and who traces it (0: nobody).
+    pub pid_inside: Option<u32>,
+    pub tracer: Option<u32>,
 }
 
 pub fn status(pid: u32) -> Result<ProcessStatus, HostError> {
@@ -24,7 +28,7 @@ pub fn status(pid: u32) -> Result<ProcessStatus, HostError> {
     Ok(parse_status(&fs::read_to_string(&path).attempt("read", &path)?))
 }
 
-fn parse_status(text: &str) -> ProcessStatus {
+pub fn parse_status(text: &str) -> ProcessStatus {
     let numbers = |value: &str| {
         value.split_whitespace().filter_map(|number| number.parse().ok()).collect::<Vec<u32>>()
     };
@@ -39,6 +43,8 @@ fn parse_status(text: &str) -> ProcessStatus {
             "Groups" => status.groups = numbers(value),
             "NoNewPrivs" => status.no_new_privileges = value.trim() == "1",
             "Seccomp" => status.seccomp_mode = value.trim().parse().unwrap_or(0),
+            "NSpid" => status.pid_inside = numbers(value).last().copied(),
+            "TracerPid" => status.tracer = value.trim().parse().ok(),
             "CapInh" => status.capabilities[0] = set(value),
             "CapPrm" => status.capabilities[1] = set(value),
             "CapEff" => status.capabilities[2] = set(value),
@@ -48,6 +54,59 @@ fn parse_status(text: &str) -> ProcessStatus {
         }
     }
     status
+}
+
+/// The program a process runs, as the process itself would name it.
+pub fn program(pid: u32) -> Result<String, HostError> {
+    let path = PathBuf::from(format!("/proc/{pid}/exe"));
+    fs::read_link(&path).map(|target| target.display().to_string()).attempt("read", &path)
+}
+
+/// What a process calls itself: the first word of its command line, empty if it has none.
+/// A process of the tenant's can say anything.
+pub fn name(pid: u32) -> Result<String, HostError> {
+    let text = read(pid, "cmdline")?;
+    Ok(text.split('\0').next().unwrap_or_default().to_owned())
+}
+
+/// The environment a process was started with.
+pub fn environment(pid: u32) -> Result<Vec<String>, HostError> {
+    let text = read(pid, "environ")?;
+    Ok(text.split_terminator('\0').map(str::to_owned).collect())
+}
+
+/// Who owns what `/proc` tells of a process: its own user, or, if it may not be inspected,
+/// the root of its user namespace (proc(5), PR_SET_DUMPABLE).
+pub fn guarded_by(pid: u32) -> Result<u32, HostError> {
+    let path = PathBuf::from(format!("/proc/{pid}/fd"));
+    fs::metadata(&path)
+        .map(|metadata| std::os::unix::fs::MetadataExt::uid(&metadata))
+        .attempt("read", &path)
+}
+
+/// Bytes of memory, where pages that several processes share are divided among them.
+pub fn proportional_memory(pid: u32) -> Result<u64, HostError> {
+    let text = read(pid, "smaps_rollup")?;
+    let kib = text.lines().find_map(|line| {
+        line.strip_prefix("Pss:")?.trim().trim_end_matches(" kB").parse::<u64>().ok()
+    });
+    Ok(kib.unwrap_or(0) << 10)
+}
+
+/// Soft and hard resource limits, by the kernel's name without its "Max".
+pub fn limits(pid: u32) -> Result<BTreeMap<String, (String, String)>, HostError> {
+    Ok(parse_limits(&read(pid, "limits")?))
+}
+
+/// Columns are at least two blanks apart; names hold single ones.
+fn parse_limits(text: &str) -> BTreeMap<String, (String, String)> {
+    text.lines()
+        .filter_map(|line| {
+            let mut columns = line.split("  ").map(str::trim).filter(|column| !column.is_empty());
+            let name = columns.next()?.strip_prefix("Max ")?.to_owned();
+            Some((name, (columns.next()?.to_owned(), columns.next()?.to_owned())))
+        })
+        .collect()
 }
 
 /// Any small file below `/proc/PID`.
@@ -99,6 +158,16 @@ mod tests {
         assert_eq!(status.capabilities, [u64::MAX; 5]);
         assert!(!status.no_new_privileges);
         assert_eq!(status.seccomp_mode, 0);
+        assert_eq!((status.pid_inside, status.tracer), (None, None));
+    }
+
+    #[test]
+    fn limits_are_read() {
+        let text = "Limit                     Soft Limit           Hard Limit           Units     \nMax core file size        0                    0                    bytes     \nMax nice priority         0                    1                    \nMax cpu time              unlimited            unlimited            seconds   \n";
+        let limits = parse_limits(text);
+        assert_eq!(limits["core file size"], ("0".to_owned(), "0".to_owned()));
+        assert_eq!(limits["nice priority"], ("0".to_owned(), "1".to_owned()));
+        assert_eq!(limits["cpu time"].0, "unlimited");
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Host users and groups by name. Only names from root-owned configuration are looked up.
+//! Host users and groups by name, as the node's own database (NSS) has them. Groups are only
+//! looked up by names from root-owned configuration.
 
 use nix::unistd::{Group, User};
 
@@ -36,4 +37,20 @@ pub fn gid_of(name: &str) -> Result<u32, LookupError> {
         .map_err(|source| LookupError::Failed { kind: "group", name: name.into(), source })?
         .map(|group| group.gid.as_raw())
         .ok_or_else(|| LookupError::Missing { kind: "group", name: name.into() })
+}
+
+/// Whether the node's database has this user in this group, as its first or a further one.
+pub fn is_member(user: &str, group: &str) -> Result<bool, LookupError> {
+    let failed = |kind, name: &str| {
+        let name = name.to_owned();
+        move |source| LookupError::Failed { kind, name, source }
+    };
+    let Some(group) = Group::from_name(group).map_err(failed("group", group))? else {
+        return Ok(false);
+    };
+    if group.mem.iter().any(|member| member == user) {
+        return Ok(true);
+    }
+    let known = User::from_name(user).map_err(failed("user", user))?;
+    Ok(known.is_some_and(|user| user.gid == group.gid))
 }

@@ -7,6 +7,11 @@
 //!
 //! Must never use an image's USER, VOLUME, LABEL or entry point.
 
+pub mod check;
+mod credentials;
+pub mod download;
+pub mod registry;
+
 use std::{
     fs,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
@@ -93,10 +98,23 @@ impl Skeleton<'_> {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode))
         };
         file(".adrastea/init", init, 0o555)?;
+        // For the init, which is told nothing else before its claim.
+        file(".adrastea/home", self.home.as_os_str().as_encoded_bytes(), 0o444)?;
         file("etc/resolv.conf", self.resolv_conf.as_bytes(), 0o444)?;
         file("etc/hosts", HOSTS.as_bytes(), 0o444)?;
         file("etc/hostname", b"sandbox\n", 0o444)
     }
+}
+
+/// Removes what a launcher that died while it built a skeleton has left. Only where
+/// nobody builds one now.
+pub fn remove_unfinished(parent: &Path) -> Result<(), HostError> {
+    for entry in fs::read_dir(parent).attempt("read", parent)?.flatten() {
+        if entry.file_name().as_encoded_bytes().starts_with(b".") {
+            fs::remove_dir_all(entry.path()).attempt("remove", entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 const HOSTS: &str = "127.0.0.1 localhost\n";
@@ -145,6 +163,9 @@ mod tests {
         );
         let other = Skeleton { resolv_conf: "b\n", ..skeleton }.ensure(directory.path()).unwrap();
         assert_ne!(first, other);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
+        fs::create_dir_all(directory.path().join(".0123.99/etc")).unwrap();
+        remove_unfinished(directory.path()).unwrap();
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
     }
 }

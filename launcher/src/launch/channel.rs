@@ -5,11 +5,16 @@
 
 use std::{io, time::Duration};
 
-use adrastea_init::claim::{self, Claim};
-use tokio::{io::AsyncWriteExt as _, net::unix::pipe, time::timeout};
+use adrastea_init::{
+    claim::{self, Claim},
+    report::{self, Report},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::unix::pipe,
+    time::timeout,
+};
 
-/// What the init writes when it has set itself up and blocks.
-pub const WAITING: &str = "adrastea-init 1 waiting";
 /// What it writes when it has a whole claim.
 pub const CLAIMED: &str = "adrastea-init 1 claimed";
 
@@ -35,12 +40,40 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Waits for exactly this line.
-    pub async fn expect(&mut self, line: &str, within: Duration) -> Result<(), ChannelError> {
-        let said = timeout(within, self.line())
+    /// Waits until the init waits; returns the version of Landlock it stands behind.
+    pub async fn waiting(&mut self, within: Duration) -> Result<u32, ChannelError> {
+        let said = self.said(within).await?;
+        adrastea_init::landlock_of(&said).ok_or(ChannelError::Unexpected(said))
+    }
+
+    /// Asks the waiting init what is around it.
+    pub async fn report(&mut self, within: Duration) -> Result<Report, ChannelError> {
+        let asked = timeout(within, self.sender.write_all(report::REQUEST)).await;
+        asked.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
+        let said = self.said(within).await?;
+        let length = said
+            .strip_prefix(report::ANNOUNCED)
+            .and_then(|length| length.parse::<usize>().ok())
+            .filter(|length| *length <= report::MAX_REPORT);
+        let Some(length) = length else { return Err(ChannelError::Unexpected(said)) };
+        let mut bytes = vec![0; length];
+        timeout(within, self.receiver.read_exact(&mut bytes))
             .await
             .map_err(|_| ChannelError::Silent(within))?
             .map_err(ChannelError::Broken)?;
+        Report::decode(&bytes).ok_or_else(|| ChannelError::Unexpected("no report".into()))
+    }
+
+    async fn said(&mut self, within: Duration) -> Result<String, ChannelError> {
+        timeout(within, self.line())
+            .await
+            .map_err(|_| ChannelError::Silent(within))?
+            .map_err(ChannelError::Broken)
+    }
+
+    /// Waits for exactly this line.
+    pub async fn expect(&mut self, line: &str, within: Duration) -> Result<(), ChannelError> {
+        let said = self.said(within).await?;
         if said == line { Ok(()) } else { Err(ChannelError::Unexpected(said)) }
     }
 

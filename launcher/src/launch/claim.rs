@@ -10,8 +10,8 @@ use std::{
 use adrastea_init::claim::Claim;
 use adrastea_proto::v1::{FailureReason, Phase};
 
-use super::{Launcher, entry::Entry, failpoint, failure::Failure, prepare::Prepared};
-use crate::policy::Decision;
+use super::{Launcher, entry::Entry, failure::Failure, ground::Waiting, prepare::Prepared};
+use crate::{failpoint, policy::Decision};
 
 const CLAIM_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -25,7 +25,7 @@ pub async fn prove(
 ) -> Result<Proved, Failure> {
     entry.progress(Phase::Proving, 40, "Checking the sandbox's walls");
     let since = Instant::now();
-    launcher.ground.prove(&entry.sandbox, prepared.pid).await?;
+    launcher.ground.prove(&entry.sandbox, &prepared.waiting).await?;
     failpoint::hit("prove", "done");
     entry.took("prove", since);
     Ok(Proved(prepared))
@@ -40,7 +40,7 @@ pub async fn claim(
     proved: Proved,
     decision: &Decision,
 ) -> Result<Claimed, Failure> {
-    let Prepared { pid, channel, image } = proved.0;
+    let Prepared { waiting: Waiting { pid, .. }, channel, image } = proved.0;
     let sandbox = &entry.sandbox;
     entry.progress(Phase::Claiming, 50, "Attaching your home");
     if entry.is_unwanted() {

@@ -6,6 +6,7 @@
 use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::engine::EngineError;
 
+pub use crate::host::chain;
 use crate::{host::HostError, store::StoreError};
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,21 +15,6 @@ pub struct Failure {
     pub message: String,
     pub hint: String,
     pub log_tail: String,
-}
-
-/// An error with all its sources, each named once.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let part = error.to_string();
-        if !text.ends_with(&part) {
-            text.push_str(": ");
-            text.push_str(&part);
-        }
-        source = error.source();
-    }
-    text
 }
 
 impl Failure {
@@ -64,18 +50,13 @@ impl From<HostError> for Failure {
 
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
-        match error {
-            StoreError::Exhausted { .. } => Self::caused_by(
-                FailureReason::Capacity,
-                &error,
-                "stop servers that nobody uses, or try again later",
-            ),
-            _ => Self::caused_by(
-                FailureReason::Internal,
-                &error,
-                "look at the launcher's log and the disk of its state directory",
-            ),
+        if matches!(error, StoreError::Exhausted { .. }) {
+            let hint = "stop servers that nobody uses, or try again later";
+            return Self::caused_by(FailureReason::Capacity, &error, hint);
         }
+        let hint = error.hint();
+        let hint = hint.unwrap_or("look at the launcher's log and the disk of its state directory");
+        Self::caused_by(FailureReason::Internal, &error, hint)
     }
 }
 
@@ -93,6 +74,10 @@ impl From<EngineError> for Failure {
             EngineError::Timeout { .. } => (
                 FailureReason::EngineUnavailable,
                 "containerd is too slow; look at the node's load and disk",
+            ),
+            EngineError::Failed { .. } if chain(&error).contains("no space left on device") => (
+                FailureReason::Internal,
+                "containerd's disk is full: make room in the launcher's state directory; running servers are not touched",
             ),
             EngineError::Failed { .. } | EngineError::BadArchive { .. } => {
                 (FailureReason::Internal, "look at containerd's log on the node")

@@ -4,13 +4,43 @@
 //! The real one is [`super::node::NodeGround`]. A stand-in proves no promise
 //! about walls.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
+use adrastea_init::report::Report;
 use adrastea_runtimes::{engine::EngineImage, plan::SandboxId};
 use async_trait::async_trait;
 
-use super::{failure::Failure, sandbox::Sandbox};
-use crate::store::Step;
+use super::{failure::Failure, sandbox::Sandbox, traces::Traces};
+use crate::store::{RetiredHome, Step};
+
+/// How often the kernel enforced a limit on a sandbox.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refusals {
+    /// Processes killed for want of memory.
+    pub memory_kills: u64,
+    /// Processes and threads that could not be made.
+    pub processes: u64,
+}
+
+impl Refusals {
+    /// Those that came after `earlier`.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            memory_kills: self.memory_kills.saturating_sub(earlier.memory_kills),
+            processes: self.processes.saturating_sub(earlier.processes),
+        }
+    }
+}
+
+/// An init that waits: its process, which version of Landlock it says it stands behind, and
+/// what it tells of its surroundings where the node cannot see them.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    pub pid: u32,
+    pub landlock: u32,
+    pub report: Option<Report>,
+}
 
 #[async_trait]
 pub trait Ground: Send + Sync {
@@ -22,7 +52,7 @@ pub trait Ground: Send + Sync {
     async fn unmake(&self, step: Step, sandbox: &Sandbox) -> Result<(), Failure>;
 
     /// Checks, while the init waits and no tenant code has run, that every promised wall stands.
-    async fn prove(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure>;
+    async fn prove(&self, sandbox: &Sandbox, waiting: &Waiting) -> Result<(), Failure>;
 
     /// Attaches the user's home to the waiting sandbox.
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure>;
@@ -33,12 +63,30 @@ pub trait Ground: Send + Sync {
     /// Whether something answers HTTP at the server's port with anything but a server error.
     async fn answers(&self, sandbox: &Sandbox, path: &str) -> bool;
 
-    /// The ids of all sandboxes of which anything exists on the host.
-    async fn present(&self) -> Result<BTreeSet<SandboxId>, Failure>;
+    /// All sandboxes of which anything exists on the host, and what. The engine's are not here.
+    async fn present(&self) -> Result<Traces, Failure>;
 
     /// Removes everything that carries this id's name, whatever it is.
     async fn remove_all_of(&self, id: &SandboxId) -> Result<(), Failure>;
 
-    /// How often the kernel killed in this sandbox for want of memory.
-    fn memory_kills(&self, sandbox: &Sandbox) -> u64;
+    /// The walls of a running sandbox that do not stand now, in words.
+    async fn look(&self, sandbox: &Sandbox, pid: u32) -> Vec<String>;
+
+    /// What a running sandbox uses now, by name.
+    fn counters(&self, sandbox: &Sandbox) -> BTreeMap<String, u64>;
+
+    /// Whether there is a home of that name on disk.
+    fn has_home(&self, on_disk: &str) -> Result<bool, Failure>;
+
+    /// Moves a retired home to those set aside; false if there was none. Repeating it is harmless.
+    fn set_home_aside(&self, home: &RetiredHome) -> Result<bool, Failure>;
+
+    /// The way back. Repeating it is harmless.
+    fn bring_home_back(&self, home: &RetiredHome) -> Result<(), Failure>;
+
+    /// Removes a home that was set aside. Blocks; goes on where an earlier one stopped.
+    fn purge_home(&self, home: &RetiredHome) -> Result<(), Failure>;
+
+    /// What the kernel has refused this sandbox since it exists.
+    fn refusals(&self, sandbox: &Sandbox) -> Refusals;
 }

@@ -16,6 +16,8 @@ use tokio::{
     time::timeout,
 };
 
+use adrastea_runtimes::plan::SandboxId;
+
 use crate::host::{Attempt as _, HostError, tolerate_absence};
 
 /// How much of a log goes to the user's page with a failure.
@@ -143,6 +145,12 @@ impl Log {
         let from = if bytes == 0 { 0 } else { inner.end.saturating_sub(bytes) };
         // A log that is gone has nothing to say.
         self.read(&inner, from).unwrap_or_default()
+    }
+
+    /// The sandbox whose log, or older half of it, a file of this name is.
+    pub fn owner(name: &str) -> Option<SandboxId> {
+        let (id, ending) = name.split_once('.')?;
+        ["log", "log.1"].contains(&ending).then(|| id.parse().ok())?
     }
 
     pub fn remove(path: &Path) -> Result<(), HostError> {

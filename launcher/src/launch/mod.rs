@@ -6,24 +6,39 @@
 
 mod channel;
 mod claim;
+mod courtesy;
+mod drain;
 mod entry;
 mod exit;
-mod failpoint;
+mod explain;
 pub mod failure;
+mod feed;
+pub mod forget;
 mod ground;
+mod image_age;
+pub mod images;
 mod keeper;
 mod log;
+pub mod neighbours;
 pub mod node;
+mod observe;
 mod prepare;
 mod proof;
+mod queue;
 mod ready;
 mod reconcile;
+mod runtime_state;
 pub mod sandbox;
+mod traces;
+pub mod turn;
+mod unrecorded;
+mod user_config;
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::Ipv4Addr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -32,22 +47,29 @@ use adrastea_runtimes::{Runtime, RuntimeSettings, engine::Engine, plan::SandboxI
 use sha2::{Digest as _, Sha256};
 use tokio::{
     net::unix::pipe,
-    sync::{Semaphore, broadcast, watch},
+    sync::{Semaphore, watch},
     task::JoinHandle,
 };
 
-pub use entry::{Entry, StartNews, StopWish};
-pub use ground::Ground;
+pub use entry::{Entry, StartNews, StopCause, StopWish};
+pub use feed::Feed;
+pub use ground::{Ground, Refusals, Waiting};
+pub use traces::{Trace, Traces};
 
 use crate::{
-    config::Config,
+    config::{Config, ConfigError},
+    config_reload::{self, Reload},
     names::ServerKey,
     policy::Decision,
-    store::{DiskIdentity, Facts, NewSandbox, Pools, Store, StoreError, now},
+    store::{
+        DiskIdentity, Facts, NewSandbox, Pools, SandboxRecord, SandboxState, Store, StoreError, now,
+    },
 };
 use failure::{Failure, chain};
 use keeper::Origin;
+use queue::Bounds;
 use sandbox::{Layout, Sandbox};
+use turn::Turns;
 
 /// A runtime of this node: usable, or the reason why not.
 pub type RuntimeState = Result<RuntimeSettings, Failure>;
@@ -66,7 +88,7 @@ pub struct Parts {
 }
 
 pub struct Launcher {
-    pub config: Arc<Config>,
+    config: RwLock<Arc<Config>>,
     pub engine: Arc<dyn Engine>,
     layout: Layout,
     store: Store,
@@ -74,14 +96,32 @@ pub struct Launcher {
     runtimes: BTreeMap<String, RuntimeState>,
     pools: Pools,
     address: fn(&Config, u32) -> Ipv4Addr,
-    /// Starts that are worked on at once; the others queue in order.
-    places: Semaphore,
+    /// Who is worked on, and who waits.
+    turns: Arc<Turns>,
+    /// Creates the engine works on at once: a storm must not take its breath.
+    creates: Semaphore,
+    /// Removals, apart: a stop does not wait for starts.
+    removals: Semaphore,
+    /// Starts give way to stops.
+    courtesy: courtesy::Courtesy,
+    /// Held while a start is entered: one at a time, and nobody else waits for the disk.
+    beginning: tokio::sync::Mutex<()>,
     registry: Mutex<HashMap<ServerKey, Arc<Entry>>>,
     pumps: Mutex<HashMap<SandboxId, Pump>>,
+    /// No new start, by the administrator's word.
+    drained: AtomicBool,
+    /// Ends that wait until the ledger can be written.
+    unrecorded: Mutex<Vec<unrecorded::End>>,
+    images: images::Images,
     /// Held by the one sweep there may be at a time.
     sweeping: tokio::sync::Mutex<()>,
-    feed: broadcast::Sender<v1::Sandbox>,
+    /// Every change of every server, for Watch.
+    pub feed: Arc<Feed>,
+    homes: forget::Homes,
 }
+
+/// Removals the engine works on at once.
+const CONCURRENT_REMOVALS: usize = 8;
 
 /// Moves one sandbox's output into its log until told to finish.
 struct Pump {
@@ -98,10 +138,25 @@ pub enum StartRefused {
         "user `{user}` has {count} servers of profile `{profile}` (rule profiles.{profile}.limits.servers_per_user)"
     )]
     TooManyServers { user: String, profile: String, count: u32 },
+    #[error("user `{user}` has {count} servers (rule limits.servers_per_user)")]
+    TooManyOfUser { user: String, count: u32 },
     #[error("this node has {0} sandboxes (rule limits.sandboxes)")]
     NodeFull(u32),
+    #[error(
+        "the disk of the launcher's state directory `{}` is full; running servers are not touched, an administrator has to make room",
+        .0.display()
+    )]
+    DiskFull(PathBuf),
     #[error("this launcher is shutting down")]
     ShuttingDown,
+    #[error("this node is being drained: it starts no servers until its administrator says so")]
+    Drained,
+    #[error(
+        "user `{user}` has a running server that {has}; all servers of a user share the home, so this one cannot differ (rule profiles.{profile}.user_config)"
+    )]
+    MixedUserConfig { user: String, profile: String, has: &'static str },
+    #[error("the home of user `{0}` is being moved; try again in a moment")]
+    HomeMoving(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -113,8 +168,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Launcher {
     pub fn new(parts: Parts) -> Arc<Self> {
         Arc::new(Self {
-            places: Semaphore::new(parts.config.limits.concurrent_starts),
-            config: parts.config,
+            turns: Turns::new(Bounds {
+                preparing: parts.config.limits.concurrent_starts,
+                under_way: parts.config.limits.starting_servers(),
+            }),
+            creates: Semaphore::new(parts.config.limits.concurrent_creates),
+            removals: Semaphore::new(CONCURRENT_REMOVALS),
+            courtesy: courtesy::Courtesy::default(),
+            beginning: tokio::sync::Mutex::default(),
+            config: RwLock::new(parts.config),
             engine: parts.engine,
             layout: parts.layout,
             store: parts.store,
@@ -124,8 +186,12 @@ impl Launcher {
             address: parts.address,
             registry: Mutex::default(),
             pumps: Mutex::default(),
+            drained: AtomicBool::new(false),
+            unrecorded: Mutex::default(),
+            images: images::Images::default(),
             sweeping: tokio::sync::Mutex::default(),
-            feed: broadcast::Sender::new(4096),
+            feed: Arc::default(),
+            homes: forget::Homes::default(),
         })
     }
 
@@ -134,95 +200,155 @@ impl Launcher {
         let hash = request_hash(&decision);
         loop {
             let in_the_way = {
-                let mut registry = lock(&self.registry);
-                match registry.get(&decision.key) {
+                let _alone = self.beginning.lock().await;
+                match self.get(&decision.key) {
                     Some(entry)
                         if entry.sandbox.record.request_id == decision.request_id.as_str() =>
                     {
                         return if entry.sandbox.record.request_hash == hash {
-                            Ok(Arc::clone(entry))
+                            Ok(entry)
                         } else {
                             Err(StartRefused::RequestReused(
                                 decision.request_id.as_str().to_owned(),
                             ))
                         };
                     }
-                    Some(entry) if !entry.is_gone() => Arc::clone(entry),
-                    _ => return self.begin(&mut registry, decision, hash),
+                    Some(entry) if !entry.is_gone() => entry,
+                    _ => return self.begin(decision, hash),
                 }
             };
+            // A start that will be refused must not end anybody.
+            self.may_begin()?;
             // The hub starts anew what it believes to be gone: the older one is fenced off first.
             in_the_way.wish_to_stop(StopWish {
-                grace: Duration::from_secs(self.config.limits.stop_grace),
-                why: "replaced by a newer start".into(),
+                grace: Duration::from_secs(self.config().limits.stop_grace),
+                cause: StopCause::Replaced,
+                why: "replaced by a newer start of the same server".into(),
             });
             in_the_way.wait_gone().await;
         }
     }
 
+    /// The configuration as it holds now. Whoever decides takes it once.
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Reads the configuration again. What runs keeps what it was given; on an error the old one holds on.
+    pub fn reload(&self) -> Result<Reload, ConfigError> {
+        let mut held = self.config.write().unwrap_or_else(PoisonError::into_inner);
+        let reload = config_reload::merge(&held, Config::load(&held.source, true)?)?;
+        *held = Arc::new(reload.config.clone());
+        drop(held);
+        tracing::info!(changed = ?reload.changed, needs_restart = ?reload.needs_restart, "took over the configuration");
+        Ok(reload)
+    }
+
+    /// Whether this start fits with what runs. Looks only.
+    fn may_begin_this(&self, decision: &Decision) -> Result<(), StartRefused> {
+        let owner = decision.key.owner();
+        let user = decision.key.user.as_str().to_owned();
+        if self.home_is_moving(&owner)? {
+            return Err(StartRefused::HomeMoving(user));
+        }
+        let (mut all, mut of_user, mut of_profile, mut other_config) = (0, 0, 0, false);
+        {
+            let registry = lock(&self.registry);
+            // A newer start of the same server takes its place.
+            let live =
+                registry.iter().filter(|(key, entry)| **key != decision.key && !entry.is_gone());
+            for (key, entry) in live {
+                all += 1;
+                if key.has_owner(&owner) {
+                    let facts = &entry.sandbox.record.facts;
+                    of_user += 1;
+                    of_profile += u32::from(facts.profile == decision.profile);
+                    other_config |= facts.ignore_user_config != decision.ignore_user_config;
+                }
+            }
+        }
+        let profile = decision.profile.clone();
+        if of_profile >= decision.servers_per_user {
+            return Err(StartRefused::TooManyServers { user, profile, count: of_profile });
+        }
+        if self.config().limits.servers_per_user.is_some_and(|most| of_user >= most) {
+            return Err(StartRefused::TooManyOfUser { user, count: of_user });
+        }
+        if other_config {
+            // One could uncover, in the shared home, what is covered for the other.
+            let has = if decision.ignore_user_config {
+                "uses the user's configuration"
+            } else {
+                "ignores the user's configuration"
+            };
+            return Err(StartRefused::MixedUserConfig { user, profile, has });
+        }
+        if all >= self.config().limits.sandboxes {
+            return Err(StartRefused::NodeFull(all));
+        }
+        Ok(())
+    }
+
+    /// Enters a new start. The caller holds [`Self::beginning`]; the registry is
+    /// not locked while the disk is waited for.
     fn begin(
         self: &Arc<Self>,
-        registry: &mut HashMap<ServerKey, Arc<Entry>>,
         decision: Decision,
         request_hash: [u8; 32],
     ) -> Result<Arc<Entry>, StartRefused> {
-        if self.places.is_closed() {
-            return Err(StartRefused::ShuttingDown);
-        }
-        let live = registry.values().filter(|entry| !entry.is_gone());
-        let (mut all, mut of_user) = (0, 0);
-        for entry in live {
-            all += 1;
-            let record = &entry.sandbox.record;
-            if record.key.owner() == decision.key.owner()
-                && record.facts.profile == decision.profile
-            {
-                of_user += 1;
+        self.may_begin()?;
+        self.may_begin_this(&decision)?;
+        let record = self.record(&decision, request_hash).map_err(|error| {
+            if error.is_full() {
+                StartRefused::DiskFull(self.layout.state.clone())
+            } else {
+                StartRefused::Store(error)
             }
-        }
-        if of_user >= decision.servers_per_user {
-            return Err(StartRefused::TooManyServers {
-                user: decision.key.user.as_str().to_owned(),
-                profile: decision.profile,
-                count: of_user,
-            });
-        }
-        if all >= self.config.limits.sandboxes {
-            return Err(StartRefused::NodeFull(all));
-        }
-        let ids = &self.config.identity;
-        let identity = self
-            .store
-            .disk_identity(&decision.key.owner(), ids.first_disk_id..=ids.last_disk_id)?;
-        let record = self.store.record_sandbox(
-            &NewSandbox {
-                id: new_id(),
-                key: decision.key.clone(),
-                request_id: decision.request_id.clone(),
-                request_hash,
-                facts: facts(&decision, identity),
-            },
-            self.pools,
-        )?;
-        let address = (self.address)(&self.config, record.address_index);
+        })?;
+        let address = (self.address)(&self.config(), record.address_index);
         let sandbox = Sandbox::new(record, address, &self.layout);
         tracing::info!(sandbox = %sandbox.id(), key = %decision.key, ?decision, "starting");
         let entry = Arc::new(Entry::new(
             sandbox,
-            self.config.network.server_port,
+            self.config().network.server_port,
             Phase::Queued,
-            self.feed.clone(),
+            Arc::clone(&self.feed),
         ));
-        forget_oldest_gone(registry);
-        registry.insert(decision.key.clone(), Arc::clone(&entry));
-        // Nobody watching is fine.
-        let _ = self.feed.send(entry.describe());
+        {
+            let mut registry = lock(&self.registry);
+            forget_oldest_gone(&mut registry);
+            self.feed.publish(|| {
+                registry.insert(decision.key.clone(), Arc::clone(&entry));
+                ((), Some(entry.describe()))
+            });
+        }
         tokio::spawn(keeper::keep(
             Arc::clone(self),
             Arc::clone(&entry),
             Origin::New(Box::new(decision)),
         ));
         Ok(entry)
+    }
+
+    /// Reserves what a sandbox needs, and writes it down.
+    fn record(
+        &self,
+        decision: &Decision,
+        request_hash: [u8; 32],
+    ) -> Result<SandboxRecord, StoreError> {
+        // The server's earlier sandbox may have ended while nothing could be written.
+        self.settle()?;
+        let config = self.config();
+        let range = config.identity.first_disk_id..=config.identity.last_disk_id;
+        let identity = self.store.disk_identity(&decision.key.owner(), range)?;
+        let new = NewSandbox {
+            id: new_id(),
+            key: decision.key.clone(),
+            request_id: decision.request_id.clone(),
+            request_hash,
+            facts: facts(decision, identity),
+        };
+        self.store.record_sandbox(&new, self.pools)
     }
 
     /// The runtime of that name, if this node can run it.
@@ -253,13 +379,17 @@ impl Launcher {
         entries
     }
 
-    /// Every change from now on.
-    pub fn feed(&self) -> broadcast::Receiver<v1::Sandbox> {
-        self.feed.subscribe()
+    /// The servers of one hub as they are at one moment, and that moment's number in the feed.
+    pub fn snapshot(&self, hub: &str) -> (u64, Vec<v1::Sandbox>) {
+        let registry = lock(&self.registry);
+        self.feed.snapshot(|| {
+            let of_hub = registry.values().filter(|entry| entry.sandbox.record.key.hub == hub);
+            of_hub.map(|entry| entry.describe()).collect()
+        })
     }
 
     pub fn default_grace(&self) -> Duration {
-        Duration::from_secs(self.config.limits.stop_grace)
+        Duration::from_secs(self.config().limits.stop_grace)
     }
 
     /// Stops a server and returns when nothing of it is left. True if there was one.
@@ -285,9 +415,10 @@ impl Launcher {
         u32::try_from(live.len()).unwrap_or(u32::MAX)
     }
 
-    /// No new start from now on; what is queued is given up.
-    pub fn close(&self) {
-        self.places.close();
+    /// No new start from now on; what is queued is given up. Returns when none is being entered.
+    pub async fn close(&self) {
+        self.turns.close();
+        drop(self.beginning.lock().await);
     }
 
     pub fn has_live(&self) -> bool {
@@ -344,7 +475,7 @@ fn forget_oldest_gone(registry: &mut HashMap<ServerKey, Arc<Entry>>) {
     let mut gone: Vec<_> = registry
         .iter()
         .filter(|(_, entry)| entry.is_gone())
-        .map(|(key, entry)| (entry.sandbox.record.facts.started_at, key.clone()))
+        .map(|(key, entry)| (entry.number, key.clone()))
         .collect();
     if gone.len() > KEPT {
         gone.sort();
@@ -389,7 +520,29 @@ fn request_hash(decision: &Decision) -> [u8; 32] {
         part(name.as_bytes());
         part(value.as_bytes());
     }
+    part(&[u8::from(decision.ignore_user_config)]);
     hash.finalize().into()
+}
+
+/// The record that a granted start would have: to explain it, and to try what comes of it.
+pub fn sketch(
+    id: SandboxId,
+    decision: &Decision,
+    disk_id: u32,
+    run_range_first: u32,
+) -> SandboxRecord {
+    SandboxRecord {
+        id,
+        key: decision.key.clone(),
+        generation: 0,
+        request_id: String::new(),
+        request_hash: Vec::new(),
+        state: SandboxState::Starting,
+        facts: facts(decision, DiskIdentity { uid: disk_id, gid: disk_id }),
+        run_range_first,
+        address_index: 0,
+        exit: None,
+    }
 }
 
 fn facts(decision: &Decision, disk: DiskIdentity) -> Facts {
@@ -411,6 +564,10 @@ fn facts(decision: &Decision, disk: DiskIdentity) -> Facts {
         tmp_bytes: decision.tmp_bytes,
         shm_bytes: decision.shm_bytes,
         log_bytes: decision.log_bytes,
+        ignore_user_config: decision.ignore_user_config,
         started_at: now(),
     }
 }
+
+#[cfg(test)]
+mod any_request;

@@ -2,41 +2,56 @@
 //! control groups and homes; and the observation that the proof is made from.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fs,
-    os::{fd::AsFd as _, unix::fs::PermissionsExt as _},
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
 };
 
 use adrastea_proto::v1::FailureReason;
-use adrastea_runtimes::{engine::EngineImage, plan::SandboxId};
+use adrastea_runtimes::{
+    Kernel, Runtime,
+    engine::EngineImage,
+    plan::{Plan, SandboxId},
+    spec,
+};
 use async_trait::async_trait;
 use http_body_util::Empty;
 use hyper::{Request, body::Bytes, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use oci_spec::runtime::Spec;
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 
 use super::{
-    failure::Failure,
-    ground::Ground,
+    failure::{Failure, chain},
+    ground::{Ground, Refusals, Waiting},
     log::Log,
-    proof::{self, NAMESPACES, Observed, WORLD_WRITABLE},
+    neighbours::Neighbours,
+    observe::{observe, observe_jail},
+    proof, runtime_state,
     sandbox::{Layout, Sandbox},
+    traces::{Trace, Traces},
+    user_config::{self, PLACES},
 };
 use crate::{
     home::HomeDriver,
     host::{
-        Attempt as _, HostError, cgroups::Hierarchy, directories, fifo, mounts, namespaces,
-        processes, tolerate_absence,
+        Attempt as _, HostError,
+        cgroups::Hierarchy,
+        confinement,
+        covers::{self, HomeOwner},
+        directories, fifo,
+        mounts::{self, MountLine},
+        namespaces, processes, shims, tolerate_absence,
     },
     image::{self, Skeleton},
     network::{
         Attachment, Gate, Live, Network, NetworkError,
         rules::{self, EgressProfile},
     },
-    store::Step,
+    store::{RetiredHome, Step},
 };
 
 /// A server that takes a connection must answer within this.
@@ -54,15 +69,25 @@ pub struct NodeGround {
     pub home_root: PathBuf,
     pub init: PathBuf,
     pub cgroups: Hierarchy,
+    /// Who lives here, in which namespaces.
+    pub neighbours: Neighbours,
 }
 
-fn attachment(sandbox: &Sandbox) -> Attachment {
+pub fn attachment(sandbox: &Sandbox) -> Attachment {
     Attachment {
+        own_stack: sandbox.runtime().is_some_and(|it| it.kernel() == Kernel::Own),
         id: sandbox.id().clone(),
         address: sandbox.address,
         network_namespace: sandbox.network_namespace(),
         egress: sandbox.record.facts.egress.clone(),
     }
+}
+
+/// Takes the error by value, as what it is mapped from.
+#[allow(clippy::needless_pass_by_value)]
+fn home_failure(error: HostError) -> Failure {
+    let hint = "look at the home root on the node; `adrastea doctor` says what is wrong with it";
+    Failure::caused_by(FailureReason::Home, &error, hint)
 }
 
 impl From<NetworkError> for Failure {
@@ -138,6 +163,25 @@ impl NodeGround {
             .map(|_| ())
     }
 
+    /// Before any code of the tenant runs: what the user has configured is out of the way.
+    fn cover_user_config(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
+        let facts = &sandbox.record.facts;
+        let owner = HomeOwner { uid: facts.disk_uid, gid: facts.disk_gid };
+        let (home, empty) = (sandbox.home_inside(), self.layout.empty());
+        covers::cover(pid, home, owner, &empty, PLACES).map_err(home_failure)?;
+        let seen = covers::observe(pid, home, &empty, PLACES)?;
+        let mounts = mounts::parse_mountinfo(&processes::read(pid, "mountinfo")?);
+        let broken = user_config::broken(home, &seen, &mounts);
+        if broken.is_empty() {
+            return Ok(());
+        }
+        Err(Failure::new(
+            FailureReason::Proof,
+            format!("a promised wall does not stand: {}", broken.join("; ")),
+            "nothing was started; try again, and report it if it stays so",
+        ))
+    }
+
     async fn remove_cgroup(&self, group: &str) -> Result<(), HostError> {
         let mut result = self.cgroups.remove(group);
         // Processes that were killed need a moment until the kernel lets go of them.
@@ -152,36 +196,99 @@ impl NodeGround {
         result
     }
 
-    fn observe(&self, sandbox: &Sandbox, pid: u32) -> Result<Observed, HostError> {
-        let mut own = BTreeMap::new();
-        let mut host = BTreeMap::new();
-        for kind in NAMESPACES {
-            own.insert(kind, processes::namespace(pid, kind)?);
-            host.insert(kind, processes::namespace(std::process::id(), kind)?);
-        }
-        let modes = WORLD_WRITABLE
+    /// What an engine that died in the middle of a start has forgotten: processes
+    /// first, then its shim, then what the runtime keeps of a container.
+    async fn remove_container(&self, id: &SandboxId) -> Result<(), HostError> {
+        let group = self.remove_cgroup(&format!("{}/{id}", self.layout.cgroup_parent())).await;
+        let shim = self.end_shim(id).await;
+        // containerd hides a bundle before it removes it, and forgets the hidden one when killed.
+        let bundles = self.layout.run.join("containerd/state/io.containerd.runtime.v2.task");
+        let bundles = bundles.join(&self.layout.instance);
+        let hidden = bundles.join(format!(".{id}"));
+        // Where the runtime could not be asked any more, it keeps the other one, too.
+        let bundle = bundles.join(id.as_str());
+        let states = runtime_state::remove(&self.layout, id);
+        let bundles = [hidden, bundle]
             .into_iter()
-            .filter_map(|directory| {
-                let metadata = fs::symlink_metadata(format!("/proc/{pid}/root{directory}")).ok()?;
-                Some((directory, metadata.permissions().mode() & 0o7777))
-            })
-            .collect();
-        Ok(Observed {
-            status: processes::status(pid)?,
-            uid_map: processes::read(pid, "uid_map")?,
-            gid_map: processes::read(pid, "gid_map")?,
-            namespaces: own,
-            host_namespaces: host,
-            pinned_user: processes::namespace_at(&sandbox.user_namespace())?,
-            pinned_network: processes::namespace_at(&sandbox.network_namespace())?,
-            mounts: mounts::parse_mountinfo(&processes::read(pid, "mountinfo")?),
-            modes,
-            descriptors: processes::open_descriptors(pid)?,
-            cgroup: processes::read(pid, "cgroup")?,
-            memory: self.cgroups.memory(&sandbox.cgroup)?,
-            process_limit: self.cgroups.process_limit(&sandbox.cgroup)?,
-            cpu_millis: self.cgroups.cpu_millis(&sandbox.cgroup)?,
+            .map(|bundle| tolerate_absence(fs::remove_dir_all(&bundle)).attempt("remove", &bundle));
+        group.and(shim).and(states).and(bundles.collect())
+    }
+
+    /// Before the claim: what does not stand.
+    fn broken_walls(
+        &self,
+        sandbox: &Sandbox,
+        plan: &Plan,
+        base: &Spec,
+        waiting: &Waiting,
+    ) -> Result<Vec<String>, HostError> {
+        if let (Some(runtime), Some(report)) = (sandbox.runtime(), &waiting.report) {
+            let seen = observe_jail(sandbox, plan, waiting.pid, &self.cgroups, &self.neighbours)?;
+            let report = Some(report);
+            Ok(proof::broken_walls_of_own_kernel(&seen, report, runtime, plan, base))
+        } else {
+            let (cgroups, neighbours) = (&self.cgroups, &self.neighbours);
+            let seen = observe(sandbox, plan, base, waiting, cgroups, neighbours)?;
+            Ok(proof::broken_walls(&seen, plan, base))
+        }
+    }
+
+    /// While it runs: what no longer stands.
+    fn walls_that_broke(
+        &self,
+        sandbox: &Sandbox,
+        plan: &Plan,
+        base: &Spec,
+        pid: u32,
+    ) -> Result<Vec<String>, HostError> {
+        // Attached after the proof; the walls around it are the same.
+        let is_home = |mount: &MountLine| mount.point.starts_with(sandbox.home_inside());
+        if let Some(runtime) = sandbox.runtime().filter(|it| it.kernel() == Kernel::Own) {
+            let mut seen = observe_jail(sandbox, plan, pid, &self.cgroups, &self.neighbours)?;
+            for process in &mut seen.processes {
+                process.mounts.retain(|mount| !is_home(mount));
+            }
+            return Ok(proof::broken_walls_of_own_kernel(&seen, None, runtime, plan, base));
+        }
+        // What the init said of Landlock was judged by the proof, and cannot be asked again.
+        let waiting = Waiting { pid, landlock: confinement::landlock(), report: None };
+        let mut seen = observe(sandbox, plan, base, &waiting, &self.cgroups, &self.neighbours)?;
+        // By now the tenant's own processes are there.
+        seen.processes.retain(|process| *process == pid);
+        seen.mounts.retain(|mount| !is_home(mount));
+        Ok(proof::broken_walls(&seen, plan, base))
+    }
+
+    /// The process in whose mount namespace the tenant's files are opened.
+    fn opens_files(&self, sandbox: &Sandbox, pid: u32) -> Result<u32, Failure> {
+        let Some(name) = sandbox.runtime().and_then(Runtime::file_server) else { return Ok(pid) };
+        let processes = self.cgroups.processes(&sandbox.cgroup);
+        let is_it = |pid: &u32| processes::name(*pid).is_ok_and(|found| found == name);
+        processes.into_iter().find(is_it).ok_or_else(|| {
+            Failure::new(
+                FailureReason::Home,
+                format!("there is no `{name}` in the sandbox's control group"),
+                "the runtime's version may not fit; look at `adrastea doctor`",
+            )
         })
+    }
+
+    async fn end_shim(&self, id: &SandboxId) -> Result<(), HostError> {
+        // One that was told to go takes its socket along, and needs a moment.
+        const MOMENT: u32 = 100;
+        for round in 0..=MOMENT {
+            let mut ours = shims::list(&self.layout.instance)?;
+            ours.retain(|shim| shim.sandbox == id.as_str());
+            if ours.is_empty() {
+                break;
+            }
+            if round == MOMENT {
+                tracing::warn!(sandbox = %id, "ending a shim by force");
+                ours.iter().try_for_each(shims::end)?;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 }
 
@@ -225,12 +332,20 @@ impl Ground for NodeGround {
             }
             Step::Network => self.detach(sandbox.id()).await,
             Step::Rootfs => Ok(mounts::unmount_rootfs(&sandbox.directory)?),
-            Step::Container => Ok(self.remove_cgroup(&sandbox.cgroup).await?),
+            Step::Container => Ok(self.remove_container(sandbox.id()).await?),
         }
     }
 
-    async fn prove(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
-        let broken = proof::broken_walls(&self.observe(sandbox, pid)?, &sandbox.plan());
+    async fn prove(&self, sandbox: &Sandbox, waiting: &Waiting) -> Result<(), Failure> {
+        let plan = sandbox.plan();
+        let base = spec::base(&plan).map_err(|error| {
+            Failure::caused_by(FailureReason::Internal, &error, "report this defect")
+        })?;
+        confinement::separate_cores(waiting.pid)?;
+        let broken = self.broken_walls(sandbox, &plan, &base, waiting).map_err(|error| {
+            let hint = "a wall that cannot be seen does not stand; nothing was started";
+            Failure::caused_by(FailureReason::Proof, &error, hint)
+        })?;
         if !broken.is_empty() {
             let message = format!("a promised wall does not stand: {}", broken.join("; "));
             return Err(Failure::new(
@@ -244,8 +359,7 @@ impl Ground for NodeGround {
 
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
         let facts = &sandbox.record.facts;
-        let hint =
-            "look at the home root on the node; `adrastea doctor` says what is wrong with it";
+        let pid = self.opens_files(sandbox, pid)?;
         let attached = self
             .homes
             .open(
@@ -255,7 +369,11 @@ impl Ground for NodeGround {
                 facts.disk_gid,
             )
             .and_then(|home| mounts::attach_into(pid, home.as_fd(), sandbox.home_inside()));
-        attached.map_err(|error| Failure::caused_by(FailureReason::Home, &error, hint))
+        attached.map_err(home_failure)?;
+        if facts.ignore_user_config {
+            self.cover_user_config(sandbox, pid)?;
+        }
+        Ok(())
     }
 
     async fn open_egress(&self, sandbox: &Sandbox) -> Result<(), Failure> {
@@ -284,30 +402,34 @@ impl Ground for NodeGround {
         matches!(timeout(ANSWER_PATIENCE, asking).await, Ok(Some(status)) if !status.is_server_error())
     }
 
-    async fn present(&self) -> Result<BTreeSet<SandboxId>, Failure> {
-        let mut ids = self.network.list().await?;
+    async fn present(&self) -> Result<Traces, Failure> {
+        let mut traces = Traces::default();
+        traces.add(Trace::Firewall, self.network.with_elements()?);
+        traces.add(Trace::Link, self.network.with_links().await?);
+        let ids = |names: Vec<String>| names.into_iter().filter_map(|name| name.parse().ok());
         let folder = self.layout.sandboxes();
-        let names = fs::read_dir(&folder)
-            .attempt("read", &folder)?
-            .flatten()
-            .map(|entry| entry.file_name().to_string_lossy().into_owned());
-        ids.extend(
-            names
-                .chain(self.cgroups.children(&self.layout.cgroup_parent()))
-                .filter_map(|name| name.parse().ok()),
-        );
-        Ok(ids)
+        traces.add(Trace::Directory, ids(directories::names(&folder)?));
+        for point in mounts::mount_points().attempt("read", "/proc/self/mountinfo")? {
+            let Ok(below) = point.strip_prefix(&folder) else { continue };
+            let id = below.iter().next().and_then(|name| name.to_str()?.parse().ok());
+            let pinned = below.extension().is_some_and(|ending| ending == "ns");
+            traces.add(if pinned { Trace::Namespace } else { Trace::Mount }, id);
+        }
+        let groups = self.cgroups.children(&self.layout.cgroup_parent());
+        traces.add(Trace::ControlGroup, ids(groups));
+        let logs = directories::names(&self.layout.logs())?;
+        traces.add(Trace::Log, logs.iter().filter_map(|name| Log::owner(name)));
+        traces.add(Trace::RuntimeState, runtime_state::owners(&self.layout)?);
+        let shims = shims::list(&self.layout.instance)?;
+        traces.add(Trace::Shim, ids(shims.into_iter().map(|shim| shim.sandbox).collect()));
+        Ok(traces)
     }
 
     async fn remove_all_of(&self, id: &SandboxId) -> Result<(), Failure> {
         let directory = self.layout.sandbox_directory(id.as_str());
         let mut failures: Vec<Failure> = Vec::new();
         let mut note = |result: Result<(), Failure>| failures.extend(result.err());
-        note(
-            self.remove_cgroup(&format!("{}/{id}", self.layout.cgroup_parent()))
-                .await
-                .map_err(Failure::from),
-        );
+        note(self.remove_container(id).await.map_err(Failure::from));
         note(mounts::unmount_rootfs(&directory).map_err(Failure::from));
         note(self.detach(id).await);
         for name in ["user.ns", "network.ns"] {
@@ -320,7 +442,55 @@ impl Ground for NodeGround {
         failures.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn memory_kills(&self, sandbox: &Sandbox) -> u64 {
-        self.cgroups.memory(&sandbox.cgroup).map_or(0, |memory| memory.kills)
+    async fn look(&self, sandbox: &Sandbox, pid: u32) -> Vec<String> {
+        let plan = sandbox.plan();
+        let base = match spec::base(&plan) {
+            Ok(base) => base,
+            Err(error) => return vec![chain(&error)],
+        };
+        let mut broken = self
+            .walls_that_broke(sandbox, &plan, &base, pid)
+            .unwrap_or_else(|error| vec![chain(&error)]);
+        if let Err(error) = self.network.verify(&attachment(sandbox), Gate::Open).await {
+            broken.push(chain(&error));
+        }
+        broken
+    }
+
+    fn counters(&self, sandbox: &Sandbox) -> BTreeMap<String, u64> {
+        let mut counters = BTreeMap::new();
+        if let Ok(memory) = self.cgroups.memory(&sandbox.cgroup) {
+            counters.insert("memory_used_bytes".into(), memory.used_bytes);
+            counters.insert("memory_kills".into(), memory.kills);
+        }
+        if let Ok(refused) = self.cgroups.refused_processes(&sandbox.cgroup) {
+            counters.insert("processes_refused".into(), refused);
+        }
+        counters
+    }
+
+    fn has_home(&self, on_disk: &str) -> Result<bool, Failure> {
+        self.homes.is_there(&self.home_root, on_disk).map_err(home_failure)
+    }
+
+    fn set_home_aside(&self, home: &RetiredHome) -> Result<bool, Failure> {
+        self.homes
+            .set_aside(&self.home_root, &home.on_disk, &home.name(), home.id)
+            .map_err(home_failure)
+    }
+
+    fn bring_home_back(&self, home: &RetiredHome) -> Result<(), Failure> {
+        self.homes.bring_back(&self.home_root, &home.name(), &home.on_disk).map_err(home_failure)
+    }
+
+    fn purge_home(&self, home: &RetiredHome) -> Result<(), Failure> {
+        self.homes.purge(&self.home_root, &home.name(), home.id, home.id).map_err(home_failure)
+    }
+
+    fn refusals(&self, sandbox: &Sandbox) -> Refusals {
+        Refusals {
+            memory_kills: self.cgroups.memory(&sandbox.cgroup).map_or(0, |memory| memory.kills),
+            processes: self.cgroups.refused_processes(&sandbox.cgroup).unwrap_or(0),
+        }
     }
 }

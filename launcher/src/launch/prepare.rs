@@ -11,25 +11,19 @@ use std::{
 
 use adrastea_proto::v1::{FailureReason, Phase};
 use adrastea_runtimes::{
-    Runtime, RuntimeSettings,
+    Kernel, Runtime, RuntimeSettings,
     engine::{EngineImage, Stdio},
 };
 
-use super::{
-    Launcher,
-    channel::{Channel, WAITING},
-    entry::Entry,
-    failpoint,
-    failure::Failure,
-};
-use crate::{host::fifo, policy::Decision, store::Step};
+use super::{Launcher, channel::Channel, entry::Entry, failure::Failure, ground::Waiting};
+use crate::{failpoint, host::fifo, policy::Decision, store::Step};
 
 /// How long the init may take to say that it waits: the runtime's own start.
 const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// A sandbox whose init waits, unproved.
 pub struct Prepared {
-    pub pid: u32,
+    pub waiting: Waiting,
     pub channel: Channel,
     pub image: EngineImage,
 }
@@ -43,6 +37,7 @@ struct Checked {
 
 async fn check(launcher: &Launcher, decision: &Decision) -> Result<Checked, Failure> {
     let (runtime, settings) = launcher.runtime(&decision.runtime)?;
+    launcher.check_image_stays(&decision.image.reference)?;
     let image = launcher.engine.image(&decision.image.reference).await?;
     if image.digest != decision.image.digest {
         return Err(Failure::new(
@@ -89,7 +84,7 @@ pub async fn prepare(
         )
     })?;
     // Readers first: a FIFO without one blocks the engine for ever.
-    let channel = Channel {
+    let mut channel = Channel {
         receiver: fifo::open_receiver(&sandbox.stdout())?,
         sender: fifo::open_sender(&sandbox.stdin())?,
     };
@@ -98,6 +93,13 @@ pub async fn prepare(
     failpoint::hit("container", "intended");
     entry.took("spec", since);
 
+    let since = Instant::now();
+    let few = launcher.creates.acquire().await;
+    launcher.courtesy.give_way().await;
+    if entry.is_unwanted() {
+        return Err(Failure::cancelled());
+    }
+    entry.took("engine-turn", since);
     let since = Instant::now();
     let pid =
         launcher.engine.create(sandbox.id(), &spec, &runtime.handler(&settings), &stdio).await?;
@@ -109,12 +111,12 @@ pub async fn prepare(
     launcher.engine.start(sandbox.id()).await?;
     failpoint::hit("container", "started");
     entry.took("engine-start", since);
+    drop(few);
     launcher.watch_task(entry);
 
     let since = Instant::now();
-    let mut prepared = Prepared { pid, channel, image };
-    tokio::select! {
-        answer = prepared.channel.expect(WAITING, INIT_PATIENCE) => answer.map_err(|error| {
+    let landlock = tokio::select! {
+        answer = channel.waiting(INIT_PATIENCE) => answer.map_err(|error| {
             Failure::caused_by(FailureReason::Internal, &error, "the runtime did not start the init; look at containerd's log")
         })?,
         status = entry.task_ended() => return Err(Failure::new(
@@ -123,7 +125,14 @@ pub async fn prepare(
             "the image's architecture may not fit, or the runtime refused; look at containerd's log",
         )),
         _ = entry.unwanted() => return Err(Failure::cancelled()),
-    }
+    };
+    let report = match runtime.kernel() {
+        Kernel::Node => None,
+        Kernel::Own => Some(channel.report(INIT_PATIENCE).await.map_err(|error| {
+            let hint = "the init must tell what the node cannot see; look at containerd's log";
+            Failure::caused_by(FailureReason::Proof, &error, hint)
+        })?),
+    };
     entry.took("init-waits", since);
-    Ok(prepared)
+    Ok(Prepared { waiting: Waiting { pid, landlock, report }, channel, image })
 }

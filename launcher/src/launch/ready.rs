@@ -8,7 +8,8 @@ use std::{
 
 use adrastea_proto::v1::FailureReason;
 
-use super::{Launcher, claim::Claimed, entry::Entry, failpoint, failure::Failure, log::TAIL_BYTES};
+use super::{Launcher, claim::Claimed, entry::Entry, failure::Failure, log::TAIL_BYTES};
+use crate::failpoint;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
@@ -20,7 +21,7 @@ pub async fn ready(
     path: &str,
 ) -> Result<(), Failure> {
     let since = Instant::now();
-    let patience = Duration::from_secs(launcher.config.limits.ready_timeout);
+    let patience = Duration::from_secs(launcher.config().limits.ready_timeout);
     let asking = async {
         let mut pause = FIRST_PAUSE;
         while !launcher.ground.answers(&entry.sandbox, path).await {
@@ -32,8 +33,8 @@ pub async fn ready(
         () = asking => {}
         _ = entry.unwanted() => return Err(Failure::cancelled()),
         status = entry.task_ended() => {
-            let kills = launcher.ground.memory_kills(&entry.sandbox);
-            let exit = super::exit::describe(status, kills, None, &entry.sandbox.record.facts);
+            let refusals = launcher.ground.refusals(&entry.sandbox);
+            let exit = super::exit::describe(status, refusals, None, &entry.sandbox.record.facts);
             return Err(Failure {
                 log_tail: entry.log.tail(TAIL_BYTES),
                 ..Failure::new(FailureReason::ServerExited, format!("the server ended before it answered: {}", exit.message), "the last lines of its log say more")

@@ -1,31 +1,34 @@
 //! Brings the launcher's memory and the host together: at boot, and every
 //! minute after. Lives are adopted; what nobody owns is removed; every action
-//! is logged.
+//! is logged and counted.
 //!
 //! Must never remove anything while it does not know what lives: if the engine
 //! does not answer, nothing is done.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
 use adrastea_proto::v1::{ExitCause, Phase};
-use adrastea_runtimes::engine::TaskState;
-use tokio::sync::broadcast;
+use adrastea_runtimes::{engine::TaskState, plan::SandboxId};
 
 use super::{
     Launcher,
     entry::Entry,
     failure::{Failure, chain},
+    feed::Feed,
     keeper,
     keeper::Origin,
     lock,
     sandbox::Sandbox,
+    traces::{Trace, Traces, names},
 };
 use crate::{
+    failpoint,
     host::fifo,
     store::{ExitRecord, SandboxRecord, SandboxState},
+    telemetry,
 };
 
 /// What one reconciliation did.
@@ -60,7 +63,9 @@ impl Launcher {
                     tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, "adopted");
                     self.watch_task(&entry);
                     tokio::spawn(keeper::keep(Arc::clone(self), entry, Origin::Adopted));
+                    telemetry::reconciled("adopted", Trace::Task.name());
                     done.adopted += 1;
+                    failpoint::hit("reconcile", "adopted");
                 }
                 (SandboxState::Gone, _) if steps.is_empty() && !record.holds_leases() => {
                     self.enter(record, Phase::Gone);
@@ -70,7 +75,9 @@ impl Launcher {
                     let entry = self.enter(record, Phase::Stopping);
                     tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, message = exit.message, "removing what is left");
                     keeper::remove_leftover(self, &entry, exit).await;
+                    telemetry::reconciled("removed", Trace::Journal.name());
                     done.removed += 1;
+                    failpoint::hit("reconcile", "removed");
                 }
             }
         }
@@ -80,13 +87,13 @@ impl Launcher {
 
     fn enter(self: &Arc<Self>, record: SandboxRecord, phase: Phase) -> Arc<Entry> {
         let key = record.key.clone();
-        let address = (self.address)(&self.config, record.address_index);
+        let address = (self.address)(&self.config(), record.address_index);
         let sandbox = Sandbox::new(record, address, &self.layout);
         let entry = Arc::new(Entry::new(
             sandbox,
-            self.config.network.server_port,
+            self.config().network.server_port,
             phase,
-            self.feed.clone(),
+            Arc::clone(&self.feed),
         ));
         let mut registry = lock(&self.registry);
         // Rows come in the order of generations; a live one is never hidden behind one that is gone.
@@ -101,9 +108,10 @@ impl Launcher {
     /// Removes what carries our names and nobody owns, and retries what could not be undone.
     pub async fn sweep(self: &Arc<Self>) -> Result<u32, Failure> {
         let _alone = self.sweeping.lock().await;
+        self.settle()?;
+        failpoint::hit("sweep", "begun");
         // First what exists, then who owns: a sandbox born in between is in the second list only.
-        let present = self.engine.list().await?;
-        let on_host = self.ground.present().await?;
+        let present = self.traces().await?;
         let records = self.store.sandboxes(self.pools.first_run_id)?;
         let known: HashSet<String> = records
             .iter()
@@ -114,27 +122,41 @@ impl Launcher {
             })
             .map(|record| record.id.to_string())
             .collect();
-        let mut count = 0;
-        for orphan in present.iter().filter(|found| !known.contains(&found.id)) {
-            let Ok(id) = orphan.id.parse() else { continue };
-            tracing::warn!(sandbox = orphan.id, "removing a container that nobody owns");
-            match self.engine.delete(&id).await {
-                Ok(()) => count += 1,
-                Err(error) => tracing::error!(
-                    sandbox = orphan.id,
-                    error = chain(&error),
-                    "failed to remove a container that nobody owns"
-                ),
-            }
+        let mut orphans = present.0;
+        orphans.retain(|id, _| !known.contains(id.as_str()));
+        if !orphans.is_empty() {
+            // One that has just ended in order was there at the first look, and is not at a second.
+            let still = self.traces().await?;
+            orphans.retain(|id, _| still.0.contains_key(id));
         }
-        for orphan in on_host.iter().filter(|id| !known.contains(id.as_str())) {
-            tracing::warn!(sandbox = %orphan, "removing what nobody owns");
-            match self.ground.remove_all_of(orphan).await {
+        let mut count = 0;
+        for (orphan, found) in &orphans {
+            tracing::warn!(sandbox = %orphan, found = names(found), "removing what nobody owns");
+            let result = self.remove_orphan(orphan, found).await;
+            let action = if result.is_ok() { "removed" } else { "failed" };
+            for trace in found {
+                telemetry::reconciled(action, trace.name());
+            }
+            match result {
                 Ok(()) => count += 1,
                 Err(failure) => {
                     tracing::error!(sandbox = %orphan, message = failure.message, "failed to remove what nobody owns");
                 }
             }
+        }
+        match self.engine.tidy().await {
+            Ok(removed) => {
+                for leftover in removed {
+                    tracing::warn!(
+                        kind = leftover.kind,
+                        name = leftover.name,
+                        "removed what an import left in containerd"
+                    );
+                    telemetry::reconciled("removed", leftover.kind);
+                    count += 1;
+                }
+            }
+            Err(error) => tracing::error!(error = chain(&error), "failed to tidy up in containerd"),
         }
         for record in records {
             let leftover = record.state == SandboxState::Gone && known.contains(record.id.as_str());
@@ -143,21 +165,49 @@ impl Launcher {
                 .is_some_and(|entry| entry.sandbox.record.id == record.id && !entry.is_gone());
             if leftover && !kept {
                 let exit = record.exit.clone().unwrap_or_else(|| interrupted(record.state));
-                let address = (self.address)(&self.config, record.address_index);
+                let address = (self.address)(&self.config(), record.address_index);
                 let sandbox = Sandbox::new(record, address, &self.layout);
                 // A feed of its own: its end was told long ago, and a newer server of this key may run.
-                let feed = broadcast::Sender::new(1);
+                let feed = Arc::new(Feed::keeping(1));
                 let entry = Arc::new(Entry::new(
                     sandbox,
-                    self.config.network.server_port,
+                    self.config().network.server_port,
                     Phase::Stopping,
                     feed,
                 ));
+                tracing::warn!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, "undoing what could not be undone before");
                 keeper::remove_leftover(self, &entry, exit).await;
+                telemetry::reconciled("removed", Trace::Journal.name());
                 count += 1;
             }
         }
         Ok(count)
+    }
+
+    /// Everything that exists of any sandbox, in the engine and on the host.
+    async fn traces(&self) -> Result<Traces, Failure> {
+        let mut traces = self.ground.present().await?;
+        for found in self.engine.list().await? {
+            let Ok(id) = found.id.parse() else { continue };
+            let trace = match found.state {
+                TaskState::None => Trace::Container,
+                TaskState::Created | TaskState::Running | TaskState::Stopped => Trace::Task,
+            };
+            traces.add(trace, [id]);
+        }
+        Ok(traces)
+    }
+
+    async fn remove_orphan(&self, id: &SandboxId, found: &BTreeSet<Trace>) -> Result<(), Failure> {
+        let deleted = if found.contains(&Trace::Container) || found.contains(&Trace::Task) {
+            self.engine.delete(id).await.map_err(Failure::from)
+        } else {
+            Ok(())
+        };
+        // Whatever the engine says: what is on the host goes.
+        let removed = self.ground.remove_all_of(id).await;
+        failpoint::hit("sweep", "removed");
+        deleted.and(removed)
     }
 }
 

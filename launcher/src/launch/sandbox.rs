@@ -7,9 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use adrastea_runtimes::plan::{IdMap, ImageUser, Limits, Plan, SandboxId};
+use adrastea_runtimes::{
+    Runtime,
+    plan::{IdMap, ImageUser, Limits, Plan, SandboxId},
+};
 
-use crate::{image, store::SandboxRecord};
+use crate::{host::confinement, image, store::SandboxRecord};
 
 /// Where a launcher keeps things: the same for all its sandboxes.
 #[derive(Clone, Debug)]
@@ -32,8 +35,34 @@ impl Layout {
         self.state.join("skeleton")
     }
 
+    /// A directory in which nothing ever is.
+    pub fn empty(&self) -> PathBuf {
+        self.state.join("empty")
+    }
+
+    /// Where each runtime keeps what it knows of our containers (`<root>/<namespace>`).
+    pub fn runtime_states(&self) -> Vec<PathBuf> {
+        let names = adrastea_runtimes::all().iter().map(|runtime| runtime.name());
+        names.map(|name| self.run.join(name).join(&self.instance)).collect()
+    }
+
+    /// What pulls have fetched so far.
+    pub fn downloads(&self) -> PathBuf {
+        self.state.join("downloads")
+    }
+
+    /// For how long which image has been unused.
+    pub fn image_ages(&self) -> PathBuf {
+        self.state.join("unused-images.json")
+    }
+
     pub fn store(&self) -> PathBuf {
         self.state.join("launcher.sqlite")
+    }
+
+    /// Held by whoever may change the ledger: one launcher, or one repair.
+    pub fn lock(&self) -> PathBuf {
+        self.state.join("launcher.lock")
     }
 
     pub fn cgroup_parent(&self) -> String {
@@ -111,6 +140,11 @@ impl Sandbox {
         &self.record.facts.home_inside
     }
 
+    /// The driver it runs under; none for one that this launcher no longer knows.
+    pub fn runtime(&self) -> Option<&'static dyn Runtime> {
+        adrastea_runtimes::by_name(&self.record.facts.runtime)
+    }
+
     /// What the runtimes get to know of it.
     pub fn plan(&self) -> Plan {
         let facts = &self.record.facts;
@@ -129,10 +163,13 @@ impl Sandbox {
                 home: facts.home_inside.clone(),
             },
             cgroup: self.cgroup.clone(),
+            apparmor_profile: confinement::apparmor_profile(),
             limits: Limits {
                 memory_bytes: facts.memory_bytes,
                 cpu_millis: facts.cpu_millis,
-                processes: facts.processes,
+                processes: self
+                    .runtime()
+                    .map_or(facts.processes, |runtime| runtime.host_processes(facts.processes)),
                 open_files: facts.open_files,
                 tmp_bytes: facts.tmp_bytes,
                 shm_bytes: facts.shm_bytes,

@@ -61,7 +61,7 @@ use self::{
     filter::{Filter, TableMark},
     netlink::Netlink,
 };
-use crate::host::nft_command;
+use crate::{failpoint, host::nft_command};
 
 type Result<T> = std::result::Result<T, NetworkError>;
 
@@ -74,6 +74,9 @@ pub struct Attachment {
     pub network_namespace: PathBuf,
     /// The egress profile's name.
     pub egress: String,
+    /// The runtime has a network stack of its own, which takes addresses and routes out of the
+    /// namespace. What may pass is decided on the other side of the link, by the router.
+    pub own_stack: bool,
 }
 
 /// Whether anything passes yet.
@@ -140,17 +143,21 @@ impl Network {
         let text = nft::router::render(&self.settings, &addresses, live);
         let text = nft::replacement(nft::router::TABLE, &text);
         nft_command::apply(Some(self.router_namespace.as_fd()), &text, nft::router::TABLE).await?;
+        failpoint::hit("install", "router");
 
         let instance = &self.settings.instance;
         let facts = router::host_facts(&self.settings, self.remembered_forwarding()?)?;
         let text = nft::replacement(instance, &nft::host::render(&self.settings, facts));
         nft_command::apply(None, &text, instance).await?;
+        failpoint::hit("install", "host");
 
         let marks =
             (self.router_filter.mark(nft::router::TABLE)?, self.host_filter.mark(instance)?);
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = marks;
         *self.known_addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
-        router::connect(&self.settings, &self.host, &self.router).await
+        router::connect(&self.settings, &self.host, &self.router).await?;
+        failpoint::hit("install", "connected");
+        Ok(())
     }
 
     pub fn settings(&self) -> &NetworkSettings {
@@ -216,11 +223,19 @@ impl Network {
 
     /// Every sandbox of which a link or an element is there.
     pub async fn list(&self) -> Result<BTreeSet<SandboxId>> {
-        let mut sandboxes = self.router_filter.sandboxes()?;
+        let mut sandboxes = self.with_elements()?;
+        sandboxes.extend(self.with_links().await?);
+        Ok(sandboxes)
+    }
+
+    pub fn with_elements(&self) -> Result<BTreeSet<SandboxId>> {
+        self.router_filter.sandboxes()
+    }
+
+    pub async fn with_links(&self) -> Result<BTreeSet<SandboxId>> {
         let links = self.router.links().await?;
         let names = links.iter().filter_map(netlink::name_of);
-        sandboxes.extend(names.filter_map(nft::elements::sandbox_of));
-        Ok(sandboxes)
+        Ok(names.filter_map(nft::elements::sandbox_of).collect())
     }
 
     /// Takes the instance-wide part away; refuses while a sandbox is attached.

@@ -31,6 +31,17 @@ impl Store {
             .map(|_| ())
     }
 
+    /// An identity that only a home tells of: its owner is whose name gives that hash.
+    pub fn adopt_identity(&self, on_disk: &str, id: u32) -> Result<(), StoreError> {
+        self.connection()
+            .execute(
+                "INSERT INTO disk_identities (on_disk, id, created_at) VALUES (?1, ?2, ?3)",
+                params![on_disk, id, now()],
+            )
+            .doing("adopt a disk id")
+            .map(|_| ())
+    }
+
     /// The owner's identity, reserved now if this is the first time.
     pub fn disk_identity(
         &self,
@@ -39,16 +50,25 @@ impl Store {
     ) -> Result<DiskIdentity, StoreError> {
         const VERB: &str = "reserve a disk id";
         let mut connection = self.connection();
-        let known = |connection: &rusqlite::Connection| {
-            connection
-                .query_row(
-                    "SELECT id FROM disk_identities WHERE hub = ?1 AND user = ?2",
-                    params![owner.hub, owner.user.as_str()],
-                    |row| row.get::<_, u32>(0),
-                )
-                .optional()
-        };
-        if let Some(id) = known(&connection).doing(VERB)? {
+        let on_disk = owner.on_disk();
+        let known = connection
+            .query_row(
+                "SELECT id, user IS NULL FROM disk_identities WHERE on_disk = ?1",
+                params![on_disk],
+                |row| Ok((row.get::<_, u32>(0)?, row.get::<_, bool>(1)?)),
+            )
+            .optional()
+            .doing(VERB)?;
+        if let Some((id, nameless)) = known {
+            if nameless {
+                // Rebuilt from the home alone; now somebody comes whose name fits.
+                connection
+                    .execute(
+                        "UPDATE disk_identities SET hub = ?2, user = ?3 WHERE on_disk = ?1",
+                        params![on_disk, owner.hub, owner.user.as_str()],
+                    )
+                    .doing(VERB)?;
+            }
             return Ok(DiskIdentity { uid: id, gid: id });
         }
         connection.pragma_update(None, "synchronous", "FULL").doing(VERB)?;
@@ -72,8 +92,8 @@ impl Store {
             }
             transaction
                 .execute(
-                    "INSERT INTO disk_identities (hub, user, id, created_at) VALUES (?1, ?2, ?3, ?4)",
-                    params![owner.hub, owner.user.as_str(), id, now()],
+                    "INSERT INTO disk_identities (on_disk, hub, user, id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
+                    params![on_disk, owner.hub, owner.user.as_str(), id, now()],
                 )
                 .doing(VERB)?;
             transaction.commit().doing(VERB)?;
@@ -136,6 +156,17 @@ mod tests {
         store.reserve_up_to(70_500).unwrap();
         store.reserve_up_to(70_100).unwrap();
         assert_eq!(store.disk_identity(&owner("hub", "a"), 70_000..=80_000).unwrap().uid, 70_501);
+    }
+
+    #[test]
+    fn an_identity_known_by_its_home_alone_is_found_by_its_owner() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(&directory.path().join("store.sqlite")).unwrap();
+        let ana = owner("hub", "ana");
+        store.adopt_identity(&ana.on_disk(), 70_007).unwrap();
+        assert_eq!(store.disk_identity(&owner("hub", "ben"), 70_000..=80_000).unwrap().uid, 70_008);
+        assert_eq!(store.disk_identity(&ana, 70_000..=80_000).unwrap().uid, 70_007);
+        assert_eq!(store.disk_identity(&ana, 70_000..=80_000).unwrap().uid, 70_007);
     }
 
     #[test]

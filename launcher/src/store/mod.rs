@@ -6,49 +6,31 @@
 //! survive the death of the launcher: after a power cut nothing of what it
 //! describes exists any more. Never holds a secret: no environment, no command.
 
+pub mod examine;
 mod identities;
 mod journal;
+pub mod rebuild;
+mod retired;
 mod sandboxes;
+pub mod schema;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests;
 
 use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use rusqlite::Connection;
 
+pub use examine::Finding;
 pub use identities::DiskIdentity;
 pub use journal::Step;
+pub use retired::{OwnedIdentity, RetiredHome, RetiredState};
 pub use sandboxes::{ExitRecord, Facts, NewSandbox, Pools, SandboxRecord, SandboxState};
-
-/// The newest schema this launcher knows; it refuses newer files.
-const SCHEMA_VERSION: u32 = 1;
-
-const SCHEMA: &str = "
-CREATE TABLE disk_identities (
-    hub TEXT NOT NULL, user TEXT NOT NULL, id INTEGER NOT NULL UNIQUE, created_at INTEGER NOT NULL,
-    PRIMARY KEY (hub, user)
-) STRICT;
-CREATE TABLE generations (
-    hub TEXT NOT NULL, user TEXT NOT NULL, server TEXT NOT NULL, last INTEGER NOT NULL,
-    PRIMARY KEY (hub, user, server)
-) STRICT;
-CREATE TABLE sandboxes (
-    id TEXT PRIMARY KEY,
-    hub TEXT NOT NULL, user TEXT NOT NULL, server TEXT NOT NULL, generation INTEGER NOT NULL,
-    request_id TEXT NOT NULL, request_hash BLOB NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('starting', 'running', 'gone')),
-    facts TEXT NOT NULL,
-    run_range INTEGER UNIQUE, address_index INTEGER UNIQUE,
-    exit TEXT
-) STRICT;
-CREATE UNIQUE INDEX one_live_sandbox ON sandboxes (hub, user, server) WHERE state != 'gone';
-CREATE TABLE steps (
-    sandbox TEXT NOT NULL REFERENCES sandboxes (id) ON DELETE CASCADE, sequence INTEGER NOT NULL, step TEXT NOT NULL,
-    PRIMARY KEY (sandbox, sequence)
-) STRICT;
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT;
-";
 
 /// What went wrong with the store.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +43,22 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     #[error(
-        "`{path}` was written by a newer launcher (schema {found}, this one knows {SCHEMA_VERSION})"
+        "`{path}` was written by a newer launcher (schema {found}, this one knows {})",
+        schema::VERSION
     )]
     Newer { path: PathBuf, found: u32 },
+    #[error("the ledger `{path}` is damaged: {}", listed(.findings))]
+    Damaged { path: PathBuf, findings: Vec<Finding> },
+    #[error("the ledger `{path}` is not there, but {homes} homes are in `{root}`")]
+    Lost { path: PathBuf, homes: usize, root: PathBuf },
+    #[error("a repair of the ledger was interrupted: `{path}` is there")]
+    Unfinished { path: PathBuf },
+    #[error("failed to copy or move `{path}`")]
+    Copy {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     #[error("failed to {verb}")]
     Query {
         verb: &'static str,
@@ -82,6 +77,68 @@ pub enum StoreError {
     AlreadyLive,
 }
 
+/// The first problems, and how many more there are.
+fn listed(findings: &[Finding]) -> String {
+    const SHOWN: usize = 3;
+    let mut text: Vec<_> = findings.iter().take(SHOWN).map(ToString::to_string).collect();
+    if findings.len() > SHOWN {
+        text.push(format!("and {} more", findings.len() - SHOWN));
+    }
+    text.join("; ")
+}
+
+impl StoreError {
+    /// Whether there is no room on the ledger's disk.
+    pub fn is_full(&self) -> bool {
+        self.code() == Some(rusqlite::ErrorCode::DiskFull)
+            || matches!(self, Self::Copy { source, .. } if source.kind() == io::ErrorKind::StorageFull)
+    }
+
+    /// Whether what was read makes no sense: the ledger cannot be trusted any more.
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Damaged { .. }
+                | Self::Lost { .. }
+                | Self::Unfinished { .. }
+                | Self::Content { .. }
+        ) || matches!(
+            self.code(),
+            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase)
+        )
+    }
+
+    fn code(&self) -> Option<rusqlite::ErrorCode> {
+        match self {
+            Self::File { source, .. } | Self::Query { source, .. } => source.sqlite_error_code(),
+            _ => None,
+        }
+    }
+
+    /// What an administrator can do.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Newer { .. } => Some(
+                "start the newer launcher again, or stop all servers and put a copy of the ledger from before the upgrade in its place",
+            ),
+            _ if self.is_damage() => Some(
+                "nothing was changed and running servers go on; `adrastea repair --dry-run` tells what is wrong and what can be saved, `adrastea repair` mends it",
+            ),
+            _ if self.is_full() => Some(
+                "make room on the disk of the launcher's state directory; running servers go on",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// `path` with more at its end.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
 trait InQuery<T> {
     fn doing(self, verb: &'static str) -> Result<T, StoreError>;
 }
@@ -98,27 +155,44 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens or creates the file.
+    /// Whether a ledger is there that holds anything, be it damaged.
+    pub fn is_there(path: &Path) -> bool {
+        let holds = |path: &Path| fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0);
+        holds(path) || holds(&beside(path, "-wal"))
+    }
+
+    /// Opens or creates the file. One that cannot be trusted in every page and row
+    /// is an error and stays as it is.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let file = |verb| move |source| StoreError::File { verb, path: path.into(), source };
-        let connection = Connection::open(path).map_err(file("open"))?;
+        let unfinished = rebuild::rebuilt_path(path);
+        if unfinished.exists() {
+            return Err(StoreError::Unfinished { path: unfinished });
+        }
+        let damaged = |findings| StoreError::Damaged { path: path.into(), findings };
+        let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if length == 0 && Self::is_there(path) {
+            let problem = "the file is empty, but changes of it are beside it".into();
+            return Err(damaged(vec![Finding { at: "the file".into(), problem }]));
+        }
+        let mut connection = Connection::open(path).map_err(file("open"))?;
         // It names users; nobody but root has any business with it.
-        let _ = std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600));
+        let _ = fs::set_permissions(path, fs::Permissions::from_mode(0o600));
+        examine::keep_log(&connection, true).map_err(file("open"))?;
+        if length > 0 {
+            let examined = examine::examine_open(&connection).map_err(file("read"))?;
+            if examined.version > schema::VERSION {
+                return Err(StoreError::Newer { path: path.into(), found: examined.version });
+            }
+            if !examined.findings.is_empty() {
+                return Err(damaged(examined.findings));
+            }
+        }
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;")
             .map_err(file("prepare"))?;
-        let found: u32 = connection
-            .query_row("PRAGMA user_version", [], |row| row.get(0))
-            .map_err(file("read"))?;
-        if found > SCHEMA_VERSION {
-            return Err(StoreError::Newer { path: path.into(), found });
-        }
-        if found == 0 {
-            let create = format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            );
-            connection.execute_batch(&create).map_err(file("create tables in"))?;
-        }
+        schema::migrate(&mut connection, path)?;
+        examine::keep_log(&connection, false).map_err(file("prepare"))?;
         Ok(Self { connection: Mutex::new(connection) })
     }
 

@@ -18,7 +18,7 @@ pub enum SandboxState {
 }
 
 impl SandboxState {
-    const fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Running => "running",
@@ -57,6 +57,9 @@ pub struct Facts {
     pub tmp_bytes: u64,
     pub shm_bytes: u64,
     pub log_bytes: u64,
+    /// What the user has configured is covered.
+    #[serde(default)]
+    pub ignore_user_config: bool,
     pub started_at: u64,
 }
 
@@ -133,7 +136,8 @@ impl Store {
             .doing(VERB)?;
         let generation: u64 = transaction
             .query_row(
-                "INSERT INTO generations (hub, user, server, last) VALUES (?1, ?2, ?3, 1)
+                "INSERT INTO generations (hub, user, server, last)
+                 VALUES (?1, ?2, ?3, coalesce((SELECT value FROM counters WHERE name = 'first_generation'), 1))
                  ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last",
                 names,
                 |row| row.get(0),
@@ -225,9 +229,7 @@ impl Store {
         const VERB: &str = "read the sandboxes";
         let connection = self.connection();
         let mut query = connection
-            .prepare_cached(
-                "SELECT id, hub, user, server, generation, request_id, request_hash, state, facts, run_range, address_index, exit FROM sandboxes ORDER BY generation",
-            )
+            .prepare_cached(&format!("SELECT {COLUMNS} FROM sandboxes ORDER BY generation"))
             .doing(VERB)?;
         let rows = query.query_map([], |row| Ok(read(row, first_run_id))).doing(VERB)?;
         rows.map(|row| row.doing(VERB)?).collect()
@@ -248,14 +250,19 @@ fn lease(
         .optional()
         .doing(VERB)?;
     let start = last.map_or(first, |last| last + 1).clamp(first, end);
-    let taken_query = format!("SELECT {column} FROM sandboxes WHERE {column} IS NOT NULL");
-    let mut query = transaction.prepare_cached(&taken_query).doing(VERB)?;
-    let taken: std::collections::HashSet<u32> = query
-        .query_map([], |row| row.get(0))
-        .doing(VERB)?
-        .collect::<rusqlite::Result<_>>()
-        .doing(VERB)?;
-    let free = (start..end).chain(first..start).find(|number| !taken.contains(number));
+    // The next one is nearly always free, and its index says so at once.
+    let held = format!("SELECT EXISTS (SELECT 1 FROM sandboxes WHERE {column} = ?1)");
+    let mut is_held = transaction.prepare_cached(&held).doing(VERB)?;
+    let mut is_free = |number: u32| {
+        is_held.query_row(params![number], |row| row.get::<_, bool>(0)).map(|held| !held)
+    };
+    let mut free = None;
+    for number in (start..end).chain(first..start) {
+        if is_free(number).doing(VERB)? {
+            free = Some(number);
+            break;
+        }
+    }
     let number = free.ok_or(StoreError::Exhausted { what, total: end - first })?;
     transaction
         .execute("INSERT INTO counters (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", params![column, number])
@@ -263,7 +270,10 @@ fn lease(
     Ok(number)
 }
 
-fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
+/// The columns as [`read`] takes them.
+pub(super) const COLUMNS: &str = "id, hub, user, server, generation, request_id, request_hash, state, facts, run_range, address_index, exit";
+
+pub(super) fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
     const VERB: &str = "read a sandbox";
     let id: String = row.get(0).doing(VERB)?;
     let content = |source: Box<dyn std::error::Error + Send + Sync>| StoreError::Content {
@@ -274,7 +284,8 @@ fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, StoreError> {
     let state = match text(7)?.as_str() {
         "starting" => SandboxState::Starting,
         "running" => SandboxState::Running,
-        _ => SandboxState::Gone,
+        "gone" => SandboxState::Gone,
+        other => return Err(content(format!("`{other}` is no state").into())),
     };
     let exit: Option<String> = row.get(11).doing(VERB)?;
     let range: Option<u32> = row.get(9).doing(VERB)?;
@@ -333,6 +344,7 @@ pub(crate) mod tests {
                 tmp_bytes: 1,
                 shm_bytes: 1,
                 log_bytes: 1,
+                ignore_user_config: false,
                 started_at: 1,
             },
         }

@@ -9,8 +9,8 @@ use std::{
 use adrastea::store::Step;
 use adrastea_runtimes::{
     engine::{
-        Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImportProgress,
-        Stdio, fake::FakeEngine,
+        Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImageDescription,
+        ImportProgress, Leftover, Stdio, fake::FakeEngine,
     },
     plan::SandboxId,
 };
@@ -108,5 +108,25 @@ impl Engine for WatchedEngine {
         progress: &(dyn Fn(ImportProgress) + Send + Sync),
     ) -> Result<EngineImage, EngineError> {
         self.fake.import(archive, reference, progress).await
+    }
+
+    async fn tidy(&self) -> Result<Vec<Leftover>, EngineError> {
+        self.fake.tidy().await
+    }
+
+    async fn missing_blobs(&self, digests: &[String]) -> Result<Vec<String>, EngineError> {
+        self.fake.missing_blobs(digests).await
+    }
+
+    async fn describe(&self, reference: &str) -> Result<ImageDescription, EngineError> {
+        self.fake.describe(reference).await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<bool, EngineError> {
+        self.fake.remove_image(reference).await
+    }
+
+    async fn collect(&self, live: &[String]) -> Result<(), EngineError> {
+        self.fake.collect(live).await
     }
 }

@@ -103,8 +103,11 @@ async fn a_stop_without_an_engine_ends_what_the_kernel_can_reach_and_the_rest_la
     until("ready", || entry.phase() == Phase::Ready).await;
     world.fake.set_unavailable(true);
     world.engine.break_waits(true);
-    let wish =
-        adrastea::launch::StopWish { grace: Duration::from_millis(10), why: "stopped".into() };
+    let wish = adrastea::launch::StopWish {
+        grace: Duration::from_millis(10),
+        cause: adrastea::launch::StopCause::Asked,
+        why: "stopped".into(),
+    };
     assert!(launcher.stop(&key, 0, wish).await);
     world.fake.set_unavailable(false);
     world.engine.break_waits(false);

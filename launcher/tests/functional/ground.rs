@@ -5,7 +5,7 @@
 //! them, and that everything asked for is taken back.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -13,8 +13,8 @@ use std::{
 
 use adrastea::{
     host::fifo,
-    launch::{Ground, failure::Failure, sandbox::Sandbox},
-    store::Step,
+    launch::{Ground, Refusals, Trace, Traces, Waiting, failure::Failure, sandbox::Sandbox},
+    store::{RetiredHome, Step},
 };
 use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
@@ -42,8 +42,10 @@ struct Orders {
     fault: Option<(usize, Fault)>,
     stuck_undos: BTreeSet<Step>,
     silent: bool,
-    memory_kills: u64,
+    refusals: Refusals,
     asked: Vec<String>,
+    homes: BTreeSet<String>,
+    stuck_homes: bool,
 }
 
 pub struct StandInGround {
@@ -93,8 +95,23 @@ impl StandInGround {
         self.orders().silent = !answers;
     }
 
+    /// The names of all homes, of both kinds.
+    pub fn homes(&self) -> BTreeSet<String> {
+        self.orders().homes.clone()
+    }
+
+    /// Homes can be moved, or cannot.
+    pub fn stick_homes(&self, stuck: bool) {
+        self.orders().stuck_homes = stuck;
+    }
+
     pub fn set_memory_kills(&self, kills: u64) {
-        self.orders().memory_kills = kills;
+        self.orders().refusals.memory_kills = kills;
+    }
+
+    /// So many processes could not be made.
+    pub fn set_refused_processes(&self, count: u64) {
+        self.orders().refusals.processes = count;
     }
 
     /// The paths at which servers were asked, without repetitions.
@@ -199,7 +216,7 @@ impl Ground for StandInGround {
         .await
     }
 
-    async fn prove(&self, sandbox: &Sandbox, _: u32) -> Result<(), Failure> {
+    async fn prove(&self, sandbox: &Sandbox, _: &Waiting) -> Result<(), Failure> {
         let id = sandbox.id();
         let claimed = self.engine.claim(id.as_str()).is_some();
         self.diary
@@ -224,6 +241,7 @@ impl Ground for StandInGround {
             self.diary.violation(format!("{id}: a home for an unproved sandbox"));
         }
         self.diary.attaches_home(sandbox);
+        self.orders().homes.insert(sandbox.record.key.owner().on_disk());
         self.obey("attach home".into(), || {
             self.diary.with_traces(id, |traces| traces.home = true);
             Ok(())
@@ -257,10 +275,12 @@ impl Ground for StandInGround {
         !orders.silent
     }
 
-    async fn present(&self) -> Result<BTreeSet<SandboxId>, Failure> {
-        let mut present = self.diary.left();
+    async fn present(&self) -> Result<Traces, Failure> {
+        let mut present = Traces::default();
+        present.add(Trace::Link, self.diary.left());
         let entries = fs::read_dir(&self.sandboxes).unwrap().flatten();
-        present.extend(entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()));
+        let ids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        present.add(Trace::Directory, ids);
         Ok(present)
     }
 
@@ -274,7 +294,44 @@ impl Ground for StandInGround {
         Ok(())
     }
 
-    fn memory_kills(&self, _: &Sandbox) -> u64 {
-        self.orders().memory_kills
+    async fn look(&self, _: &Sandbox, _: u32) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn counters(&self, _: &Sandbox) -> BTreeMap<String, u64> {
+        BTreeMap::from([("memory_used_bytes".into(), 7)])
+    }
+
+    fn has_home(&self, on_disk: &str) -> Result<bool, Failure> {
+        Ok(self.orders().homes.contains(on_disk))
+    }
+
+    fn set_home_aside(&self, home: &RetiredHome) -> Result<bool, Failure> {
+        let mut orders = self.orders();
+        if orders.stuck_homes {
+            let hint = "none: it was ordered";
+            return Err(Failure::new(FailureReason::Home, "homes cannot be moved", hint));
+        }
+        let moved = orders.homes.remove(&home.on_disk);
+        if moved {
+            orders.homes.insert(home.name());
+        }
+        Ok(moved || orders.homes.contains(&home.name()))
+    }
+
+    fn bring_home_back(&self, home: &RetiredHome) -> Result<(), Failure> {
+        let mut orders = self.orders();
+        orders.homes.remove(&home.name());
+        orders.homes.insert(home.on_disk.clone());
+        Ok(())
+    }
+
+    fn purge_home(&self, home: &RetiredHome) -> Result<(), Failure> {
+        self.orders().homes.remove(&home.name());
+        Ok(())
+    }
+
+    fn refusals(&self, _: &Sandbox) -> Refusals {
+        self.orders().refusals
     }
 }

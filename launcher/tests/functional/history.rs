@@ -1,5 +1,6 @@
-//! Random histories: starts, stops, ends, failures of engine and ground, and
-//! launchers that die, in any order. The diary judges every moment; the model
+//! Random histories: starts, stops, ends, failures of engine and ground, drains,
+//! and launchers that die, in any order, with servers of two hubs and a watcher of
+//! each that comes back with its token. The diary judges every moment; the model
 //! below judges answers, and what is left in the end.
 //!
 //! The seed is printed; `ADRASTEA_SEED` sets it.
@@ -11,7 +12,7 @@ use std::{
 };
 
 use adrastea::{
-    launch::{Entry, Launcher, StartNews, StartRefused, StopWish},
+    launch::{Entry, Launcher, StartNews, StartRefused, StopCause, StopWish},
     names::ServerKey,
     policy::{self, Decision},
     store::StoreError,
@@ -22,13 +23,15 @@ use tokio::task::JoinSet;
 
 use crate::{
     ground::Fault,
+    witness::Witness,
     world::{HUB, Life, World, request, until},
 };
 
-const STEPS: usize = 2000;
+const STEPS: usize = 3000;
 /// An ordered failure of the engine comes after at most so many calls.
 const MOST_CALLS: u64 = 4;
 const USERS: [&str; 4] = ["ana", "ben", "eva", "zoe"];
+const HUBS: [&str; 2] = [HUB, "other"];
 const SERVERS: [&str; 2] = ["", "second"];
 
 /// SplitMix64: small, and the same everywhere.
@@ -100,6 +103,7 @@ impl Model {
                 self.count(failure.reason.as_str_name());
             }
             Err(StartRefused::Store(StoreError::Exhausted { .. })) => self.count("no lease free"),
+            Err(StartRefused::Drained) => self.count("drained"),
             other => self.wrong.push(format!("{key} was answered {other:?}")),
         }
     }
@@ -127,11 +131,13 @@ struct History {
     stubborn: bool,
     silent: bool,
     last: Option<Decision>,
+    witnesses: [Witness; 2],
 }
 
 impl History {
     fn any_key(&mut self) -> ServerKey {
-        ServerKey::new(HUB, self.dice.pick(&USERS), self.dice.pick(&SERVERS)).unwrap()
+        ServerKey::new(self.dice.pick(&HUBS), self.dice.pick(&USERS), self.dice.pick(&SERVERS))
+            .unwrap()
     }
 
     /// A new request, or now and then the last one again.
@@ -141,7 +147,8 @@ impl History {
             return last;
         }
         let mut asked = request(key.user.as_str());
-        asked.key.as_mut().unwrap().server = key.server;
+        let named = asked.key.as_mut().unwrap();
+        (named.hub, named.server) = (key.hub, key.server);
         policy::decide(&self.world.config, &asked).unwrap()
     }
 
@@ -195,7 +202,13 @@ impl History {
                 let (key, grace) = (self.any_key(), self.any_grace());
                 let launcher = Arc::clone(launcher);
                 tasks.spawn(async move {
-                    launcher.stop(&key, 0, StopWish { grace, why: "stopped".into() }).await;
+                    launcher
+                        .stop(
+                            &key,
+                            0,
+                            StopWish { grace, cause: StopCause::Asked, why: "stopped".into() },
+                        )
+                        .await;
                 });
             }
             55..65 => {
@@ -233,7 +246,25 @@ impl History {
                 self.silent = !self.silent;
                 self.world.ground.set_answers(!self.silent);
             }
-            94..97 => self.heal(),
+            94..96 => {
+                self.heal();
+                launcher.undrain();
+            }
+            96..98 => {
+                let launcher = Arc::clone(launcher);
+                // Now and then it is emptied, too.
+                let wish = (self.dice.roll(3) == 0).then(|| StopWish {
+                    grace: Duration::ZERO,
+                    cause: StopCause::Drained,
+                    why: "drained".into(),
+                });
+                let pause = Duration::from_millis(self.dice.roll(120));
+                tasks.spawn(async move {
+                    launcher.drain(wish.as_ref()).await;
+                    tokio::time::sleep(pause).await;
+                    launcher.undrain();
+                });
+            }
             _ => {
                 let launcher = Arc::clone(launcher);
                 tasks.spawn(async move {
@@ -248,6 +279,9 @@ impl History {
         self.world.diary.assert_innocent();
         let wrong = &self.model.lock().unwrap().wrong;
         assert!(wrong.is_empty(), "{wrong:#?}");
+        for witness in &self.witnesses {
+            assert!(witness.wrong.is_empty(), "{:#?}", witness.wrong);
+        }
     }
 
     /// A launcher that came up. One that does not ends, and is started again.
@@ -273,6 +307,11 @@ impl History {
             for _ in 0..steps {
                 self.step(&launcher, &mut tasks);
                 tokio::time::sleep(Duration::from_millis(self.dice.roll(30))).await;
+                for number in 0..self.witnesses.len() {
+                    if self.dice.roll(4) == 0 {
+                        self.witnesses[number].look(&launcher);
+                    }
+                }
                 self.assert_innocent();
                 while tasks.try_join_next().transpose().unwrap().is_some() {}
             }
@@ -284,6 +323,7 @@ impl History {
 
     async fn finish(&mut self, launcher: &Arc<Launcher>, mut tasks: JoinSet<()>) {
         self.heal();
+        launcher.undrain();
         while let Some(ended) = tokio::time::timeout(Duration::from_secs(600), tasks.join_next())
             .await
             .expect("everybody is answered")
@@ -295,8 +335,15 @@ impl History {
             let _ = self.world.fake.list().await;
         }
         tokio::time::sleep(Duration::from_secs(60)).await;
+        launcher.undrain();
         self.assert_agrees(launcher).await;
-        launcher.stop_all(&StopWish { grace: Duration::ZERO, why: "the end".into() }).await;
+        launcher
+            .stop_all(&StopWish {
+                grace: Duration::ZERO,
+                cause: StopCause::Asked,
+                why: "the end".into(),
+            })
+            .await;
         launcher.sweep().await.unwrap();
         assert_eq!(launcher.sweep().await.unwrap(), 0, "a second sweep finds nothing");
         self.world.assert_nothing_remains().await;
@@ -314,7 +361,13 @@ impl History {
             assert_eq!(end_of(&entry).await, StartNews::Ready);
             assert!(entry.sandbox.record.generation > known);
         }
-        launcher.stop_all(&StopWish { grace: Duration::ZERO, why: "the end".into() }).await;
+        launcher
+            .stop_all(&StopWish {
+                grace: Duration::ZERO,
+                cause: StopCause::Asked,
+                why: "the end".into(),
+            })
+            .await;
         self.world.assert_nothing_remains().await;
     }
 
@@ -354,7 +407,8 @@ fn any_history_keeps_the_promises() {
     println!("ADRASTEA_SEED={seed}");
     let world = World::with(|config| {
         config.limits.stop_grace = 0;
-        config.limits.concurrent_starts = 3;
+        config.limits.concurrent_starts = 2;
+        config.limits.starting_servers = Some(3);
     });
     let (dice, model) = (Dice(seed), Arc::default());
     let mut history = History {
@@ -365,6 +419,7 @@ fn any_history_keeps_the_promises() {
         stubborn: false,
         silent: false,
         last: None,
+        witnesses: HUBS.map(Witness::new),
     };
     // `make soak` asks for longer ones.
     let mut left = std::env::var("ADRASTEA_STEPS")
@@ -377,7 +432,11 @@ fn any_history_keeps_the_promises() {
         history.live(steps, left == 0);
     }
     let model = history.model.lock().unwrap();
-    println!("{lives} lives, {:?}", model.tally);
+    let [one, two] = &history.witnesses;
+    let (resumed, whole) = (one.resumed + two.resumed, one.whole + two.whole);
+    println!("{lives} lives, {resumed} resumed and {whole} whole, {:?}", model.tally);
+    assert!(resumed > 100 && whole > 10, "{resumed} {whole}");
+    assert!(model.counted("drained") > 0, "{:?}", model.tally);
     // A history in which nothing happens proves nothing.
     assert!(model.counted("ready") > 50 && lives > 10, "{lives} lives, {:?}", model.tally);
     for reason in [

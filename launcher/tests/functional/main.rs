@@ -6,19 +6,26 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod audit;
+mod causes;
 mod diary;
 mod engine;
 mod exits;
+mod explain;
 mod faults;
+mod forget;
 mod ground;
 mod history;
 mod inits;
 mod order;
 mod policy;
+mod queue;
 mod requests;
 mod restarts;
+mod resume;
 mod secrets;
 mod stops;
 mod streams;
 mod wire;
+mod witness;
 mod world;

@@ -213,6 +213,14 @@ async fn offers_are_what_this_user_may_choose() {
         memory_ceiling_bytes: 512 << 20,
         cpu_default_millis: 500,
         cpu_ceiling_millis: 1500,
+        // Nothing was measured here.
+        runtime_hints: std::collections::HashMap::new(),
+        runtime_descriptions: [(
+            "runc".to_owned(),
+            "Containers of the node's own kernel: the fastest start, walls of the kernel"
+                .to_owned(),
+        )]
+        .into(),
     };
     assert_eq!(ana, [expected]);
     let zoe: Vec<_> = offers("zoe").await.into_iter().map(|offer| offer.profile).collect();

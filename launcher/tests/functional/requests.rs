@@ -171,13 +171,14 @@ async fn a_stop_of_everything_leaves_nothing() {
     join_all(["ana", "ben", "eva"].map(|user| hub.start(user))).await;
     let wish = adrastea::launch::StopWish {
         grace: std::time::Duration::ZERO,
+        cause: adrastea::launch::StopCause::Asked,
         why: "for the night".into(),
     };
     assert_eq!(hub.launcher.stop_all(&wish).await, 3);
     let exit = hub.get("ben").await.exit.unwrap();
     assert_eq!((exit.cause(), exit.message.as_str()), (ExitCause::Stopped, "for the night"));
     assert!(!hub.launcher.has_live());
-    hub.launcher.close();
+    hub.launcher.close().await;
     assert_eq!(hub.ask(request("ana")).await.unwrap_err().code(), Code::Unavailable);
     world.assert_nothing_remains().await;
 }

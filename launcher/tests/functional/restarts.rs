@@ -225,8 +225,8 @@ fn a_container_that_no_store_knows_is_removed() {
         let launcher = stray.launcher();
         assert_eq!(
             launcher.reconcile().await.unwrap().orphans,
-            2,
-            "the container, and what is on the ground"
+            1,
+            "one sandbox, in the engine and on the ground"
         );
         assert!(world.containers().await.is_empty(), "{} is still there", ready.sandbox_id);
     });

@@ -8,38 +8,62 @@ use tonic::Streaming;
 
 use crate::world::{HUB, Hub, World, key, request, until};
 
-struct Watching(Streaming<v1::WatchEvent>);
+pub struct Watching {
+    events: Streaming<v1::WatchEvent>,
+    seen: Vec<(String, Phase)>,
+}
 
 impl Watching {
-    async fn new(hub: &Hub, name: &str) -> Self {
-        let request = v1::WatchRequest { hub: name.into() };
-        Self(hub.client.clone().watch(request).await.unwrap().into_inner())
+    pub async fn new(hub: &Hub, name: &str) -> Self {
+        Self::resumed(hub, name, "").await
     }
 
-    async fn next(&mut self) -> Event {
-        let event =
-            timeout(Duration::from_secs(10), self.0.message()).await.expect("an event within 10 s");
-        event.unwrap().expect("the stream goes on").event.unwrap()
+    pub async fn resumed(hub: &Hub, name: &str, token: &str) -> Self {
+        let request = v1::WatchRequest { hub: name.into(), resume_token: token.into() };
+        let events = hub.client.clone().watch(request).await.unwrap().into_inner();
+        Self { events, seen: Vec::new() }
+    }
+
+    pub async fn next_whole(&mut self) -> v1::WatchEvent {
+        let event = timeout(Duration::from_secs(10), self.events.message())
+            .await
+            .expect("an event within 10 s")
+            .unwrap()
+            .expect("the stream goes on");
+        if let Some(Event::Sandbox(sandbox)) = &event.event {
+            self.seen.push((sandbox.key.clone().unwrap().user, sandbox.phase()));
+        }
+        event
+    }
+
+    pub async fn next(&mut self) -> Event {
+        self.next_whole().await.event.unwrap()
+    }
+
+    /// Whether a server was told to be in this phase.
+    pub fn saw(&self, user: &str, phase: Phase) -> bool {
+        self.seen.iter().any(|seen| *seen == (user.to_owned(), phase))
     }
 
     /// Everything up to the marker.
-    async fn snapshot(&mut self) -> Vec<v1::Sandbox> {
+    pub async fn snapshot(&mut self) -> Vec<v1::Sandbox> {
         let mut present = Vec::new();
         loop {
             match self.next().await {
                 Event::Sandbox(sandbox) => present.push(sandbox),
                 Event::Synced(_) => return present,
+                Event::Resumed(_) => panic!("nothing was to be resumed"),
             }
         }
     }
 
     /// The phases told of, up to this one.
-    async fn phases_until(&mut self, last: Phase) -> Vec<Phase> {
+    pub async fn phases_until(&mut self, last: Phase) -> Vec<Phase> {
         let mut phases = Vec::new();
         while phases.last() != Some(&last) {
             match self.next().await {
                 Event::Sandbox(sandbox) => phases.push(sandbox.phase()),
-                Event::Synced(_) => panic!("a second marker without need"),
+                Event::Synced(_) | Event::Resumed(_) => panic!("a second marker without need"),
             }
         }
         phases
@@ -69,11 +93,15 @@ async fn watch_shows_what_is_there_then_a_marker_then_every_change() {
     ];
     assert_eq!(watching.phases_until(Phase::Ready).await, up);
     hub.stop("ben").await;
-    assert_eq!(watching.phases_until(Phase::Gone).await, [Phase::Stopping, Phase::Gone]);
+    // Asked to stop; ended, with the cause; nothing left.
+    let down = [Phase::Stopping, Phase::Stopping, Phase::Gone];
+    assert_eq!(watching.phases_until(Phase::Gone).await, down);
 
     world.fake.end(&ready.sandbox_id, 9);
-    let Event::Sandbox(gone) = watching.next().await else { panic!("no marker now") };
-    assert_eq!((gone.phase(), gone.exit.unwrap().code), (Phase::Gone, 9));
+    for phase in [Phase::Stopping, Phase::Gone] {
+        let Event::Sandbox(ended) = watching.next().await else { panic!("no marker now") };
+        assert_eq!((ended.phase(), ended.exit.unwrap().code), (phase, 9));
+    }
 }
 
 #[tokio::test]
@@ -128,6 +156,7 @@ async fn a_reader_that_lags_gets_the_whole_again() {
     while markers == 0 || last.get("ben").is_none_or(|sandbox| sandbox.phase() != Phase::Ready) {
         match watching.next().await {
             Event::Synced(_) => markers += 1,
+            Event::Resumed(_) => panic!("nothing was to be resumed"),
             Event::Sandbox(sandbox) => {
                 last.insert(sandbox.key.clone().unwrap().user, sandbox);
             }
@@ -190,7 +219,10 @@ async fn logs_follow_until_the_end() {
 
 #[tokio::test]
 async fn following_a_start_that_fails_early_ends() {
-    let world = World::with(|config| config.limits.concurrent_starts = 1);
+    let world = World::with(|config| {
+        config.limits.concurrent_starts = 1;
+        config.limits.starting_servers = Some(1);
+    });
     world.ground.set_answers(false);
     let hub = world.boot().await;
     hub.begin(request("ben"));

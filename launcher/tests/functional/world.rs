@@ -13,6 +13,7 @@ use std::{
 
 use adrastea::{
     api::{self, peer::Callers},
+    audit::{Audit, Settings},
     config::Config,
     launch::{Entry, Launcher, Parts, RuntimeState, sandbox::Layout},
     names::ServerKey,
@@ -110,8 +111,11 @@ impl World {
 
     /// A launcher as it is before it looks around.
     pub fn launcher(&self) -> Arc<Launcher> {
-        let settings =
-            RuntimeSettings { binary: "/usr/sbin/runc".into(), root: self.layout.run.join("runc") };
+        let settings = RuntimeSettings {
+            binary: "/usr/sbin/runc".into(),
+            root: self.layout.run.join("runc"),
+            version: "1.3.6".parse().unwrap(),
+        };
         let runtimes: BTreeMap<String, RuntimeState> =
             BTreeMap::from([("runc".into(), Ok(settings))]);
         Launcher::new(Parts {
@@ -146,9 +150,12 @@ impl World {
         let _ = std::fs::remove_file(&socket);
         let callers = Callers::new([nix::unistd::geteuid().as_raw()]);
         let group = nix::unistd::getegid().as_raw();
+        let audit = Audit::open(self.audit_settings(), "functional").unwrap();
         let (serving, path) = (Arc::clone(&launcher), socket.clone());
         tokio::spawn(async move {
-            api::serve(serving, &path, group, callers, std::future::pending()).await.unwrap();
+            api::serve(serving, &path, group, callers, audit, std::future::pending())
+                .await
+                .unwrap();
         });
         until("the socket", || socket.exists()).await;
         let connector = service_fn(move |_: Uri| {
@@ -160,6 +167,11 @@ impl World {
             .await
             .unwrap();
         Hub { launcher, client: LauncherClient::new(channel.clone()), channel }
+    }
+
+    pub fn audit_settings(&self) -> Settings {
+        let path = self.directory.path().join("audit.jsonl");
+        Settings { path, largest: 1 << 20, keep: 3 }
     }
 
     /// What the server of this sandbox writes.

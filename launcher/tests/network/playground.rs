@@ -116,6 +116,7 @@ pub fn sandbox(name: &str, index: u32, egress: &str) -> Attachment {
         address: settings().subnet.address(index).unwrap(),
         network_namespace,
         egress: egress.into(),
+        own_stack: false,
     }
 }
 

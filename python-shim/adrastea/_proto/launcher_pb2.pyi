@@ -43,6 +43,34 @@ class ExitCause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     EXIT_CAUSE_STOPPED: _ClassVar[ExitCause]
     EXIT_CAUSE_LOST: _ClassVar[ExitCause]
     EXIT_CAUSE_FAILED_START: _ClassVar[ExitCause]
+    EXIT_CAUSE_TOO_MANY_PROCESSES: _ClassVar[ExitCause]
+    EXIT_CAUSE_KILLED_BY_ADMINISTRATOR: _ClassVar[ExitCause]
+    EXIT_CAUSE_DRAINED: _ClassVar[ExitCause]
+    EXIT_CAUSE_REPLACED: _ClassVar[ExitCause]
+
+class HomeFate(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HOME_FATE_UNSPECIFIED: _ClassVar[HomeFate]
+    HOME_FATE_ABSENT: _ClassVar[HomeFate]
+    HOME_FATE_KEPT: _ClassVar[HomeFate]
+    HOME_FATE_ARCHIVED: _ClassVar[HomeFate]
+    HOME_FATE_TO_BE_PURGED: _ClassVar[HomeFate]
+
+class ImageFindingLevel(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    IMAGE_FINDING_LEVEL_UNSPECIFIED: _ClassVar[ImageFindingLevel]
+    IMAGE_FINDING_LEVEL_FACT: _ClassVar[ImageFindingLevel]
+    IMAGE_FINDING_LEVEL_ADVICE: _ClassVar[ImageFindingLevel]
+    IMAGE_FINDING_LEVEL_PROBLEM: _ClassVar[ImageFindingLevel]
+
+class HomeState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    HOME_STATE_UNSPECIFIED: _ClassVar[HomeState]
+    HOME_STATE_OWNED: _ClassVar[HomeState]
+    HOME_STATE_BEING_SET_ASIDE: _ClassVar[HomeState]
+    HOME_STATE_SET_ASIDE: _ClassVar[HomeState]
+    HOME_STATE_BEING_PURGED: _ClassVar[HomeState]
+    HOME_STATE_BEING_RESTORED: _ClassVar[HomeState]
 PHASE_UNSPECIFIED: Phase
 PHASE_QUEUED: Phase
 PHASE_PREPARING: Phase
@@ -71,6 +99,25 @@ EXIT_CAUSE_OUT_OF_MEMORY: ExitCause
 EXIT_CAUSE_STOPPED: ExitCause
 EXIT_CAUSE_LOST: ExitCause
 EXIT_CAUSE_FAILED_START: ExitCause
+EXIT_CAUSE_TOO_MANY_PROCESSES: ExitCause
+EXIT_CAUSE_KILLED_BY_ADMINISTRATOR: ExitCause
+EXIT_CAUSE_DRAINED: ExitCause
+EXIT_CAUSE_REPLACED: ExitCause
+HOME_FATE_UNSPECIFIED: HomeFate
+HOME_FATE_ABSENT: HomeFate
+HOME_FATE_KEPT: HomeFate
+HOME_FATE_ARCHIVED: HomeFate
+HOME_FATE_TO_BE_PURGED: HomeFate
+IMAGE_FINDING_LEVEL_UNSPECIFIED: ImageFindingLevel
+IMAGE_FINDING_LEVEL_FACT: ImageFindingLevel
+IMAGE_FINDING_LEVEL_ADVICE: ImageFindingLevel
+IMAGE_FINDING_LEVEL_PROBLEM: ImageFindingLevel
+HOME_STATE_UNSPECIFIED: HomeState
+HOME_STATE_OWNED: HomeState
+HOME_STATE_BEING_SET_ASIDE: HomeState
+HOME_STATE_SET_ASIDE: HomeState
+HOME_STATE_BEING_PURGED: HomeState
+HOME_STATE_BEING_RESTORED: HomeState
 
 class ServerKey(_message.Message):
     __slots__ = ("hub", "user", "server")
@@ -91,7 +138,7 @@ class Limits(_message.Message):
     def __init__(self, memory_bytes: _Optional[int] = ..., cpu_millis: _Optional[int] = ...) -> None: ...
 
 class StartRequest(_message.Message):
-    __slots__ = ("request_id", "key", "profile", "runtime", "image", "limits", "arguments", "environment", "secret_environment", "ready_path")
+    __slots__ = ("request_id", "key", "profile", "runtime", "image", "limits", "arguments", "environment", "secret_environment", "ready_path", "disable_user_config")
     class EnvironmentEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -116,6 +163,7 @@ class StartRequest(_message.Message):
     ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     SECRET_ENVIRONMENT_FIELD_NUMBER: _ClassVar[int]
     READY_PATH_FIELD_NUMBER: _ClassVar[int]
+    DISABLE_USER_CONFIG_FIELD_NUMBER: _ClassVar[int]
     request_id: str
     key: ServerKey
     profile: str
@@ -126,7 +174,8 @@ class StartRequest(_message.Message):
     environment: _containers.ScalarMap[str, str]
     secret_environment: _containers.ScalarMap[str, str]
     ready_path: str
-    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[ServerKey, _Mapping]] = ..., profile: _Optional[str] = ..., runtime: _Optional[str] = ..., image: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ..., ready_path: _Optional[str] = ...) -> None: ...
+    disable_user_config: bool
+    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[ServerKey, _Mapping]] = ..., profile: _Optional[str] = ..., runtime: _Optional[str] = ..., image: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ..., ready_path: _Optional[str] = ..., disable_user_config: bool = ...) -> None: ...
 
 class StartEvent(_message.Message):
     __slots__ = ("progress", "ready", "failed")
@@ -139,14 +188,16 @@ class StartEvent(_message.Message):
     def __init__(self, progress: _Optional[_Union[Progress, _Mapping]] = ..., ready: _Optional[_Union[Ready, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("phase", "percent", "message")
+    __slots__ = ("phase", "percent", "message", "queue_place")
     PHASE_FIELD_NUMBER: _ClassVar[int]
     PERCENT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_PLACE_FIELD_NUMBER: _ClassVar[int]
     phase: Phase
     percent: int
     message: str
-    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., percent: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
+    queue_place: int
+    def __init__(self, phase: _Optional[_Union[Phase, str]] = ..., percent: _Optional[int] = ..., message: _Optional[str] = ..., queue_place: _Optional[int] = ...) -> None: ...
 
 class Ready(_message.Message):
     __slots__ = ("sandbox_id", "address", "port", "generation")
@@ -207,20 +258,30 @@ class ListResponse(_message.Message):
     def __init__(self, sandboxes: _Optional[_Iterable[_Union[Sandbox, _Mapping]]] = ...) -> None: ...
 
 class WatchRequest(_message.Message):
-    __slots__ = ("hub",)
+    __slots__ = ("hub", "resume_token")
     HUB_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     hub: str
-    def __init__(self, hub: _Optional[str] = ...) -> None: ...
+    resume_token: str
+    def __init__(self, hub: _Optional[str] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class WatchEvent(_message.Message):
-    __slots__ = ("sandbox", "synced")
+    __slots__ = ("sandbox", "synced", "resumed", "resume_token")
     SANDBOX_FIELD_NUMBER: _ClassVar[int]
     SYNCED_FIELD_NUMBER: _ClassVar[int]
+    RESUMED_FIELD_NUMBER: _ClassVar[int]
+    RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
     sandbox: Sandbox
     synced: Synced
-    def __init__(self, sandbox: _Optional[_Union[Sandbox, _Mapping]] = ..., synced: _Optional[_Union[Synced, _Mapping]] = ...) -> None: ...
+    resumed: Resumed
+    resume_token: str
+    def __init__(self, sandbox: _Optional[_Union[Sandbox, _Mapping]] = ..., synced: _Optional[_Union[Synced, _Mapping]] = ..., resumed: _Optional[_Union[Resumed, _Mapping]] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class Synced(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Resumed(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
@@ -309,7 +370,21 @@ class OffersResponse(_message.Message):
     def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("profile", "display_name", "description", "runtimes", "images", "memory_default_bytes", "memory_ceiling_bytes", "cpu_default_millis", "cpu_ceiling_millis")
+    __slots__ = ("profile", "display_name", "description", "runtimes", "images", "memory_default_bytes", "memory_ceiling_bytes", "cpu_default_millis", "cpu_ceiling_millis", "runtime_hints", "runtime_descriptions")
+    class RuntimeHintsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class RuntimeDescriptionsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -319,6 +394,8 @@ class Offer(_message.Message):
     MEMORY_CEILING_BYTES_FIELD_NUMBER: _ClassVar[int]
     CPU_DEFAULT_MILLIS_FIELD_NUMBER: _ClassVar[int]
     CPU_CEILING_MILLIS_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_HINTS_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_DESCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
     profile: str
     display_name: str
     description: str
@@ -328,7 +405,75 @@ class Offer(_message.Message):
     memory_ceiling_bytes: int
     cpu_default_millis: int
     cpu_ceiling_millis: int
-    def __init__(self, profile: _Optional[str] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., runtimes: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[str]] = ..., memory_default_bytes: _Optional[int] = ..., memory_ceiling_bytes: _Optional[int] = ..., cpu_default_millis: _Optional[int] = ..., cpu_ceiling_millis: _Optional[int] = ...) -> None: ...
+    runtime_hints: _containers.ScalarMap[str, str]
+    runtime_descriptions: _containers.ScalarMap[str, str]
+    def __init__(self, profile: _Optional[str] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., runtimes: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[str]] = ..., memory_default_bytes: _Optional[int] = ..., memory_ceiling_bytes: _Optional[int] = ..., cpu_default_millis: _Optional[int] = ..., cpu_ceiling_millis: _Optional[int] = ..., runtime_hints: _Optional[_Mapping[str, str]] = ..., runtime_descriptions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+
+class ForgetRequest(_message.Message):
+    __slots__ = ("hub", "user")
+    HUB_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    hub: str
+    user: str
+    def __init__(self, hub: _Optional[str] = ..., user: _Optional[str] = ...) -> None: ...
+
+class ForgetResponse(_message.Message):
+    __slots__ = ("home", "purged_at")
+    HOME_FIELD_NUMBER: _ClassVar[int]
+    PURGED_AT_FIELD_NUMBER: _ClassVar[int]
+    home: HomeFate
+    purged_at: int
+    def __init__(self, home: _Optional[_Union[HomeFate, str]] = ..., purged_at: _Optional[int] = ...) -> None: ...
+
+class StopSandboxRequest(_message.Message):
+    __slots__ = ("key", "grace_ms", "reason")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    key: ServerKey
+    grace_ms: int
+    reason: str
+    def __init__(self, key: _Optional[_Union[ServerKey, _Mapping]] = ..., grace_ms: _Optional[int] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class StopSandboxResponse(_message.Message):
+    __slots__ = ("stopped",)
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    stopped: bool
+    def __init__(self, stopped: bool = ...) -> None: ...
+
+class DrainRequest(_message.Message):
+    __slots__ = ("stop_servers", "grace_ms")
+    STOP_SERVERS_FIELD_NUMBER: _ClassVar[int]
+    GRACE_MS_FIELD_NUMBER: _ClassVar[int]
+    stop_servers: bool
+    grace_ms: int
+    def __init__(self, stop_servers: bool = ..., grace_ms: _Optional[int] = ...) -> None: ...
+
+class DrainResponse(_message.Message):
+    __slots__ = ("stopped", "running")
+    STOPPED_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    stopped: int
+    running: int
+    def __init__(self, stopped: _Optional[int] = ..., running: _Optional[int] = ...) -> None: ...
+
+class UndrainRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class UndrainResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MetricsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class MetricsResponse(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
 
 class RunRequest(_message.Message):
     __slots__ = ("start", "command")
@@ -387,16 +532,74 @@ class ListImagesResponse(_message.Message):
     def __init__(self, images: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
 
 class Image(_message.Message):
-    __slots__ = ("reference", "digest", "layers", "size_bytes")
+    __slots__ = ("reference", "digest", "layers", "size_bytes", "sandboxes", "profiles")
     REFERENCE_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     LAYERS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SANDBOXES_FIELD_NUMBER: _ClassVar[int]
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
     reference: str
     digest: str
     layers: int
     size_bytes: int
-    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., layers: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    sandboxes: _containers.RepeatedScalarFieldContainer[str]
+    profiles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, reference: _Optional[str] = ..., digest: _Optional[str] = ..., layers: _Optional[int] = ..., size_bytes: _Optional[int] = ..., sandboxes: _Optional[_Iterable[str]] = ..., profiles: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PullImageRequest(_message.Message):
+    __slots__ = ("reference", "name")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    name: str
+    def __init__(self, reference: _Optional[str] = ..., name: _Optional[str] = ...) -> None: ...
+
+class RemoveImageRequest(_message.Message):
+    __slots__ = ("reference", "force")
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    FORCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    force: bool
+    def __init__(self, reference: _Optional[str] = ..., force: bool = ...) -> None: ...
+
+class RemoveImageResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PruneImagesRequest(_message.Message):
+    __slots__ = ("dry_run",)
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    dry_run: bool
+    def __init__(self, dry_run: bool = ...) -> None: ...
+
+class PruneImagesResponse(_message.Message):
+    __slots__ = ("removed",)
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    removed: _containers.RepeatedCompositeFieldContainer[Image]
+    def __init__(self, removed: _Optional[_Iterable[_Union[Image, _Mapping]]] = ...) -> None: ...
+
+class CheckImageRequest(_message.Message):
+    __slots__ = ("reference",)
+    REFERENCE_FIELD_NUMBER: _ClassVar[int]
+    reference: str
+    def __init__(self, reference: _Optional[str] = ...) -> None: ...
+
+class CheckImageResponse(_message.Message):
+    __slots__ = ("findings",)
+    FINDINGS_FIELD_NUMBER: _ClassVar[int]
+    findings: _containers.RepeatedCompositeFieldContainer[ImageFinding]
+    def __init__(self, findings: _Optional[_Iterable[_Union[ImageFinding, _Mapping]]] = ...) -> None: ...
+
+class ImageFinding(_message.Message):
+    __slots__ = ("level", "text", "hint")
+    LEVEL_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    HINT_FIELD_NUMBER: _ClassVar[int]
+    level: ImageFindingLevel
+    text: str
+    hint: str
+    def __init__(self, level: _Optional[_Union[ImageFindingLevel, str]] = ..., text: _Optional[str] = ..., hint: _Optional[str] = ...) -> None: ...
 
 class StopAllRequest(_message.Message):
     __slots__ = ("grace_ms",)
@@ -409,3 +612,136 @@ class StopAllResponse(_message.Message):
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     stopped: int
     def __init__(self, stopped: _Optional[int] = ...) -> None: ...
+
+class ListHomesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListHomesResponse(_message.Message):
+    __slots__ = ("homes",)
+    HOMES_FIELD_NUMBER: _ClassVar[int]
+    homes: _containers.RepeatedCompositeFieldContainer[Home]
+    def __init__(self, homes: _Optional[_Iterable[_Union[Home, _Mapping]]] = ...) -> None: ...
+
+class Home(_message.Message):
+    __slots__ = ("name", "hub", "user", "disk_uid", "disk_gid", "state", "owned_since", "set_aside_at", "purged_at", "problem")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    HUB_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    DISK_UID_FIELD_NUMBER: _ClassVar[int]
+    DISK_GID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    OWNED_SINCE_FIELD_NUMBER: _ClassVar[int]
+    SET_ASIDE_AT_FIELD_NUMBER: _ClassVar[int]
+    PURGED_AT_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    hub: str
+    user: str
+    disk_uid: int
+    disk_gid: int
+    state: HomeState
+    owned_since: int
+    set_aside_at: int
+    purged_at: int
+    problem: str
+    def __init__(self, name: _Optional[str] = ..., hub: _Optional[str] = ..., user: _Optional[str] = ..., disk_uid: _Optional[int] = ..., disk_gid: _Optional[int] = ..., state: _Optional[_Union[HomeState, str]] = ..., owned_since: _Optional[int] = ..., set_aside_at: _Optional[int] = ..., purged_at: _Optional[int] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class PurgeHomeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class PurgeHomeResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class RestoreHomeRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class RestoreHomeResponse(_message.Message):
+    __slots__ = ("hub", "user")
+    HUB_FIELD_NUMBER: _ClassVar[int]
+    USER_FIELD_NUMBER: _ClassVar[int]
+    hub: str
+    user: str
+    def __init__(self, hub: _Optional[str] = ..., user: _Optional[str] = ...) -> None: ...
+
+class ExplainRequest(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: StartRequest
+    def __init__(self, start: _Optional[_Union[StartRequest, _Mapping]] = ...) -> None: ...
+
+class ExplainedValue(_message.Message):
+    __slots__ = ("name", "value", "rule")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    RULE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    rule: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ..., rule: _Optional[str] = ...) -> None: ...
+
+class ExplainResponse(_message.Message):
+    __slots__ = ("values", "plan", "runtime_spec", "firewall", "obstacles")
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_SPEC_FIELD_NUMBER: _ClassVar[int]
+    FIREWALL_FIELD_NUMBER: _ClassVar[int]
+    OBSTACLES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedCompositeFieldContainer[ExplainedValue]
+    plan: str
+    runtime_spec: str
+    firewall: str
+    obstacles: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, values: _Optional[_Iterable[_Union[ExplainedValue, _Mapping]]] = ..., plan: _Optional[str] = ..., runtime_spec: _Optional[str] = ..., firewall: _Optional[str] = ..., obstacles: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class InspectRequest(_message.Message):
+    __slots__ = ("sandbox_id", "key")
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    sandbox_id: str
+    key: ServerKey
+    def __init__(self, sandbox_id: _Optional[str] = ..., key: _Optional[_Union[ServerKey, _Mapping]] = ...) -> None: ...
+
+class InspectResponse(_message.Message):
+    __slots__ = ("sandbox", "values", "plan", "runtime_spec", "firewall", "broken_walls", "counters")
+    class CountersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    SANDBOX_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    PLAN_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_SPEC_FIELD_NUMBER: _ClassVar[int]
+    FIREWALL_FIELD_NUMBER: _ClassVar[int]
+    BROKEN_WALLS_FIELD_NUMBER: _ClassVar[int]
+    COUNTERS_FIELD_NUMBER: _ClassVar[int]
+    sandbox: Sandbox
+    values: _containers.RepeatedCompositeFieldContainer[ExplainedValue]
+    plan: str
+    runtime_spec: str
+    firewall: str
+    broken_walls: _containers.RepeatedScalarFieldContainer[str]
+    counters: _containers.ScalarMap[str, int]
+    def __init__(self, sandbox: _Optional[_Union[Sandbox, _Mapping]] = ..., values: _Optional[_Iterable[_Union[ExplainedValue, _Mapping]]] = ..., plan: _Optional[str] = ..., runtime_spec: _Optional[str] = ..., firewall: _Optional[str] = ..., broken_walls: _Optional[_Iterable[str]] = ..., counters: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class ReloadRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ReloadResponse(_message.Message):
+    __slots__ = ("changed", "needs_restart")
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    NEEDS_RESTART_FIELD_NUMBER: _ClassVar[int]
+    changed: _containers.RepeatedScalarFieldContainer[str]
+    needs_restart: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, changed: _Optional[_Iterable[str]] = ..., needs_restart: _Optional[_Iterable[str]] = ...) -> None: ...

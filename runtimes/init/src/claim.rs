@@ -13,6 +13,8 @@ use std::{
     path::PathBuf,
 };
 
+use crate::report;
+
 const MAGIC: &[u8; 10] = b"ADRCLAIM1\n";
 const TAG_ARGUMENT: u8 = 1;
 const TAG_ENVIRONMENT: u8 = 2;
@@ -175,7 +177,11 @@ pub fn encode(claim: &Claim) -> Result<Vec<u8>, ClaimError> {
     Ok(message)
 }
 
-fn push_record(payload: &mut Vec<u8>, tag: u8, parts: &[&[u8]]) -> Result<(), ClaimError> {
+pub(crate) fn push_record(
+    payload: &mut Vec<u8>,
+    tag: u8,
+    parts: &[&[u8]],
+) -> Result<(), ClaimError> {
     let length: usize = parts.iter().map(|part| part.len()).sum();
     let length = u32::try_from(length).map_err(|_| ClaimError::StringTooLong)?;
     payload.push(tag);
@@ -193,13 +199,34 @@ pub fn decode(message: &[u8]) -> Result<Claim, ClaimError> {
     if rest.is_empty() { Ok(claim) } else { Err(ClaimError::RecordOverrun) }
 }
 
-/// Reads one claim and not a byte more.
-pub fn read_from(reader: &mut impl Read) -> Result<Claim, ClaimError> {
+/// What may arrive on the channel.
+#[derive(Debug)]
+pub enum Message {
+    /// Tell what is around you, then wait on.
+    Report,
+    Claim(Claim),
+}
+
+/// Reads one message and not a byte more.
+pub fn read_message(reader: &mut impl Read) -> Result<Message, ClaimError> {
     let mut magic = [0; MAGIC.len()];
     fill(reader, &mut magic)?;
-    if magic != *MAGIC {
-        return Err(ClaimError::BadMagic);
+    match &magic {
+        MAGIC => read_payload(reader).map(Message::Claim),
+        report::REQUEST => Ok(Message::Report),
+        _ => Err(ClaimError::BadMagic),
     }
+}
+
+/// Reads one claim and not a byte more.
+pub fn read_from(reader: &mut impl Read) -> Result<Claim, ClaimError> {
+    match read_message(reader)? {
+        Message::Claim(claim) => Ok(claim),
+        Message::Report => Err(ClaimError::BadMagic),
+    }
+}
+
+fn read_payload(reader: &mut impl Read) -> Result<Claim, ClaimError> {
     let mut length = [0; 4];
     fill(reader, &mut length)?;
     let length = usize::try_from(u32::from_le_bytes(length)).unwrap_or(usize::MAX);

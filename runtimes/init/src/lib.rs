@@ -5,9 +5,18 @@
 //! (which decodes). Must never log, print or keep a claim.
 
 pub mod claim;
+pub mod report;
 
-/// The first line: the init waits and no code of the tenant has run.
+/// The beginning of the first line: the init waits and no code of the tenant has run.
 pub const WAITING: &str = "adrastea-init 1 waiting";
+
+/// Then, in the same line, which version of Landlock holds around the init; 0 is none.
+pub const LANDLOCK: &str = ", landlock ";
+
+/// The version of Landlock in an init's first line, or none if it is no such line.
+pub fn landlock_of(line: &str) -> Option<u32> {
+    line.strip_prefix(WAITING)?.strip_prefix(LANDLOCK)?.parse().ok()
+}
 
 /// The answer to a claim; all that follows is the server's own output.
 pub const CLAIMED: &str = "adrastea-init 1 claimed";

@@ -10,7 +10,9 @@
 //! non-dumpable before anything else, obeys nobody inside the sandbox, and must
 //! never keep a secret in its own environment or arguments.
 
+mod files;
 mod forward;
+mod look;
 mod server;
 mod sys;
 
@@ -23,9 +25,9 @@ use std::{
 };
 
 use adrastea_init::{
-    CLAIMED, REFUSED, WAITING,
-    claim::{self, Claim},
-    exit_code,
+    CLAIMED, LANDLOCK, REFUSED, WAITING,
+    claim::{self, Claim, Message},
+    exit_code, report,
 };
 
 use crate::{
@@ -35,6 +37,9 @@ use crate::{
 
 /// How long the last output may take after the server has ended.
 const DRAIN: Duration = Duration::from_millis(500);
+
+/// What the server's new files deny: the spec says the same, but not every runtime does it.
+const MASK: u32 = 0o027;
 
 /// What is passed on to the server; everything else is the init's own business.
 const FORWARDED: [i32; 7] = [
@@ -63,7 +68,10 @@ fn main() {
 }
 
 fn run(signals: &Signals) -> i32 {
-    tell(WAITING);
+    sys::set_file_mode_mask(MASK);
+    // Outside of a sandbox the files are somebody else's matter.
+    let landlock = if is_contained() { files::restrict() } else { 0 };
+    tell(&format!("{WAITING}{LANDLOCK}{landlock}"));
     let claim = match wait_for_claim(signals) {
         Ok(claim) => claim,
         Err(Unclaimed::Refused(reason)) => return refuse(&reason),
@@ -86,11 +94,15 @@ fn refuse(reason: &str) -> i32 {
     exit_code::REFUSED
 }
 
+/// Whether this is the first process of a sandbox; tests run it as an ordinary one.
+fn is_contained() -> bool {
+    sys::own_pid() == 1
+}
+
 /// Whether a signal came from outside the sandbox. The tenant can send any signal to its PID 1,
 /// and with rt_sigqueueinfo(2) may write any sender into it, but then never the code `SI_USER`.
 fn from_outside(received: Received) -> bool {
-    let contained = sys::own_pid() == 1;
-    !contained || (received.sender == 0 && received.code == libc::SI_USER)
+    !is_contained() || (received.sender == 0 && received.code == libc::SI_USER)
 }
 
 enum Unclaimed {
@@ -132,10 +144,28 @@ fn wait_for_claim(signals: &Signals) -> Result<Claim, Unclaimed> {
         .try_clone_to_owned()
         .map_err(|error| Unclaimed::Refused(format!("failed to open the channel: {error}")))?;
     let mut channel = Channel { input: input.into(), signals, ended_by: None };
-    claim::read_from(&mut channel).map_err(|error| match channel.ended_by {
-        Some(signal) => Unclaimed::Ended(signal),
-        None => Unclaimed::Refused(error.to_string()),
-    })
+    loop {
+        let message =
+            claim::read_message(&mut channel).map_err(|error| match channel.ended_by {
+                Some(signal) => Unclaimed::Ended(signal),
+                None => Unclaimed::Refused(error.to_string()),
+            })?;
+        match message {
+            Message::Claim(claim) => return Ok(claim),
+            Message::Report => {
+                report()
+                    .map_err(|error| Unclaimed::Refused(format!("failed to report: {error}")))?;
+            }
+        }
+    }
+}
+
+/// Tells what is around us.
+fn report() -> io::Result<()> {
+    let told = look::look().encode().ok_or_else(|| io::Error::other("it would be too long"))?;
+    tell(&format!("{}{}", report::ANNOUNCED, told.len()));
+    let mut output = io::stdout();
+    output.write_all(&told).and_then(|()| output.flush())
 }
 
 /// Closes the channel, answers, and starts the server. The claim is wiped here.

@@ -3,6 +3,7 @@
 //! The only module with `unsafe`. Must never decide anything.
 
 use std::{
+    collections::BTreeMap,
     ffi::{CStr, CString},
     io,
     mem::MaybeUninit,
@@ -25,9 +26,43 @@ pub fn forbid_inspection() -> io::Result<()> {
 
 /// Closes every descriptor above the three standard ones.
 pub fn close_inherited() -> io::Result<()> {
+    // No descriptor is higher; gVisor refuses a larger number.
     // SAFETY: called first in main, before anything of ours owns a descriptor above 2.
-    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 3_u32, i32::MAX, 0_u32) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sets what new files deny (umask(2)).
+pub fn set_file_mode_mask(mask: u32) {
+    // SAFETY: umask takes a number, touches no memory and cannot fail.
+    unsafe { libc::umask(mask) };
+}
+
+/// Whether no program can give this process more than it has (prctl(2)).
+pub fn has_no_new_privileges() -> bool {
+    // SAFETY: PR_GET_NO_NEW_PRIVS takes no arguments and touches no memory.
+    unsafe { libc::prctl(libc::PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1 }
+}
+
+/// Soft and hard resource limits that a sandbox is promised, by the kernel's name.
+pub fn resource_limits() -> BTreeMap<String, (String, String)> {
+    [
+        ("core file size", libc::RLIMIT_CORE),
+        ("open files", libc::RLIMIT_NOFILE),
+        ("locked memory", libc::RLIMIT_MEMLOCK),
+        ("msgqueue size", libc::RLIMIT_MSGQUEUE),
+        ("nice priority", libc::RLIMIT_NICE),
+        ("realtime priority", libc::RLIMIT_RTPRIO),
+        ("pending signals", libc::RLIMIT_SIGPENDING),
+    ]
+    .into_iter()
+    .filter_map(|(name, kind)| {
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: `limit` is ours and lives through the call.
+        checked(unsafe { libc::getrlimit(kind, &raw mut limit) }).ok()?;
+        Some((name.to_owned(), (limit.rlim_cur.to_string(), limit.rlim_max.to_string())))
+    })
+    .collect()
 }
 
 /// The process id as the process itself sees it.

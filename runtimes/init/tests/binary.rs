@@ -14,8 +14,10 @@ use std::{
 };
 
 use adrastea_init::{
-    CLAIMED, REFUSED, WAITING,
+    CLAIMED, REFUSED,
     claim::{self, Claim},
+    landlock_of,
+    report::{ANNOUNCED, REQUEST, Report},
 };
 
 struct Init {
@@ -35,7 +37,7 @@ impl Init {
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut init = Self { child, output };
-        assert_eq!(init.line(), WAITING);
+        assert_eq!(landlock_of(&init.line()), Some(0));
         init
     }
 
@@ -98,6 +100,38 @@ impl Drop for Init {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn a_report_is_told_as_often_as_asked_and_the_claim_still_taken() {
+    let mut init = Init::waiting();
+    let mut stdin = init.child.stdin.take().unwrap();
+    for _ in 0..2 {
+        stdin.write_all(REQUEST).unwrap();
+        let length = init.line().strip_prefix(ANNOUNCED).unwrap().parse().unwrap();
+        let mut bytes = vec![0; length];
+        init.output.read_exact(&mut bytes).unwrap();
+        let report = Report::decode(&bytes).unwrap();
+        assert_eq!(report.environment, ["OWN=the init's own"]);
+        assert!(report.status.contains("\nNoNewPrivs:"), "{}", report.status);
+        assert!(report.mountinfo.contains(" - proc "), "{}", report.mountinfo);
+        assert_eq!(report.devices["null"], Some((1, 3)));
+        assert_eq!(report.modes["/tmp"], 0o1777);
+        assert!(report.rlimits.contains_key("open files"));
+        // The standard ones, the signals' and the channel's own; nothing that was inherited.
+        let highest = report.descriptors.iter().map(|(number, _)| *number).max();
+        assert!(highest <= Some(5), "{:?}", report.descriptors);
+        assert!(report.program.ends_with("adrastea-init"));
+    }
+    let claim = Claim {
+        arguments: ["sh", "-c", "echo ran"].map(String::from).to_vec(),
+        environment: vec![("PATH".into(), "/usr/bin:/bin".into())],
+        directory: "/".into(),
+    };
+    stdin.write_all(&claim::encode(&claim).unwrap()).unwrap();
+    assert_eq!(init.line(), CLAIMED);
+    assert_eq!(init.line(), "ran");
+    assert_eq!(init.end().code(), Some(0));
 }
 
 #[test]

@@ -19,8 +19,8 @@ use tokio::{
 };
 
 use super::{
-    Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImportProgress, Stdio,
-    TaskState,
+    Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImageDescription,
+    ImportProgress, Leftover, Stdio, TaskState,
 };
 use crate::plan::SandboxId;
 
@@ -169,7 +169,7 @@ impl FakeEngine {
             pipe::OpenOptions::new().read_write(true).open_receiver(&stdio.stdin).ok()?;
         let mut output =
             pipe::OpenOptions::new().read_write(true).open_sender(&stdio.stdout).ok()?;
-        output.write_all(b"adrastea-init 1 waiting\n").await.ok()?;
+        output.write_all(b"adrastea-init 1 waiting, landlock 0\n").await.ok()?;
         let claim = tokio::select! {
             claim = read_claim(&mut input) => claim,
             code = self.ended(id) => return code,
@@ -347,6 +347,34 @@ impl Engine for FakeEngine {
             path: archive.to_owned(),
             reason: "the fake knows no such image".to_owned(),
         })
+    }
+
+    /// There is nothing to tidy in memory. Not counted: every sweep asks.
+    async fn tidy(&self) -> Result<Vec<Leftover>, EngineError> {
+        Ok(Vec::new())
+    }
+
+    async fn missing_blobs(&self, digests: &[String]) -> Result<Vec<String>, EngineError> {
+        self.record("missing_blobs", "")?;
+        Ok(digests.to_vec())
+    }
+
+    async fn describe(&self, reference: &str) -> Result<ImageDescription, EngineError> {
+        self.record("describe", reference)?;
+        if self.state().images.contains_key(reference) {
+            Ok(ImageDescription::default())
+        } else {
+            Err(EngineError::ImageMissing { reference: reference.to_owned() })
+        }
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<bool, EngineError> {
+        self.record("remove_image", reference)?;
+        Ok(self.state().images.remove(reference).is_some())
+    }
+
+    async fn collect(&self, live: &[String]) -> Result<(), EngineError> {
+        self.record("collect", &live.join(" "))
     }
 }
 

@@ -77,11 +77,42 @@ pub struct EngineImage {
     pub size_bytes: u64,
 }
 
+/// What an image says of itself. For people only: none of it ever reaches a sandbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ImageDescription {
+    pub user: String,
+    pub entry_point: Vec<String>,
+    pub command: Vec<String>,
+    pub volumes: Vec<String>,
+}
+
+/// How large an image may become on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ImageLimits {
+    /// Bytes of all its files, unpacked.
+    pub unpacked_bytes: u64,
+    /// Files, directories and links, of all its layers.
+    pub files: u64,
+}
+
+impl Default for ImageLimits {
+    fn default() -> Self {
+        Self { unpacked_bytes: 64 << 30, files: 4_000_000 }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportProgress {
     pub step: String,
     pub done_bytes: u64,
     pub total_bytes: u64,
+}
+
+/// Something that nobody needs any more and that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leftover {
+    pub kind: &'static str,
+    pub name: String,
 }
 
 /// What went wrong in the engine.
@@ -105,8 +136,8 @@ pub enum EngineError {
     },
     #[error("failed to {verb} `{thing}` within {} s", after.as_secs())]
     Timeout { verb: &'static str, thing: String, after: Duration },
-    /// The archive is not an OCI image, or does not match its digests.
-    #[error("`{path}` is no usable OCI archive: {reason}")]
+    /// The archive is no image, does not match its digests, or is beyond a bound.
+    #[error("`{path}` is no usable image: {reason}")]
     BadArchive { path: PathBuf, reason: String },
 }
 
@@ -144,11 +175,30 @@ pub trait Engine: Send + Sync {
 
     async fn images(&self) -> Result<Vec<EngineImage>, EngineError>;
 
-    /// Imports and unpacks an OCI archive; every blob is verified.
+    /// Imports and unpacks an OCI archive, an OCI layout (a directory, which need not
+    /// hold the blobs that the engine has), or what `docker save` writes; every blob
+    /// is verified.
     async fn import(
         &self,
         archive: &Path,
         reference: &str,
         progress: &(dyn Fn(ImportProgress) + Send + Sync),
     ) -> Result<EngineImage, EngineError>;
+
+    /// Removes what imports that were killed left, and layers of images that are
+    /// gone and no sandbox stands on. Nothing while an import is under way.
+    async fn tidy(&self) -> Result<Vec<Leftover>, EngineError>;
+
+    /// Those of these blobs that the engine does not have.
+    async fn missing_blobs(&self, digests: &[String]) -> Result<Vec<String>, EngineError>;
+
+    /// What an image says of itself.
+    async fn describe(&self, reference: &str) -> Result<ImageDescription, EngineError>;
+
+    /// Takes a name away. False if there was none. What it named stays until [`Engine::collect`].
+    async fn remove_image(&self, reference: &str) -> Result<bool, EngineError>;
+
+    /// Frees the disk of everything that neither a named image needs nor a sandbox
+    /// of one of the images with these digests.
+    async fn collect(&self, live: &[String]) -> Result<(), EngineError>;
 }

@@ -5,6 +5,7 @@
 //! field nobody thought of cannot widen a wall. Pure; called by
 //! [`crate::build_spec`] for every sandbox.
 
+mod own_kernel;
 mod rest;
 mod walls;
 
@@ -13,6 +14,7 @@ use std::fmt;
 use oci_spec::runtime::Spec;
 
 use crate::{
+    Kernel,
     plan::Plan,
     spec::{self, SpecError},
 };
@@ -90,13 +92,24 @@ impl fmt::Display for Breach {
 }
 
 /// Refuses a spec that is weaker than the base of the same plan, naming every breach.
-pub fn check(candidate: &Spec, plan: &Plan) -> Result<(), SpecError> {
+///
+/// A kernel of its own changes three things, each of which leaves the node's walls as they
+/// are: such a runtime may make the user namespace itself, with the plan's map; may bind the
+/// directory above the home onto itself; and may let `clone3` make namespaces, for they are
+/// that kernel's.
+pub fn check(candidate: &Spec, plan: &Plan, kernel: Kernel) -> Result<(), SpecError> {
     let base = spec::base(plan)?;
     let mut breaches = Vec::new();
-    walls::check(candidate, &base, &mut breaches);
-    rest::check(candidate, &base, &mut breaches);
+    let candidate = match kernel {
+        Kernel::Node => candidate.clone(),
+        Kernel::Own => own_kernel::as_if_shared(candidate, &base, plan),
+    };
+    walls::check(&candidate, &base, &mut breaches);
+    rest::check(&candidate, &base, &mut breaches);
     if breaches.is_empty() { Ok(()) } else { Err(SpecError::Weaker { breaches }) }
 }
 
+#[cfg(test)]
+mod any_plan;
 #[cfg(test)]
 mod tests;

@@ -2,17 +2,21 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use oci_spec::runtime::{Capability, Hooks, LinuxDevice, LinuxSeccompAction, Spec};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{Runtime, plan::tests::example, runc::Runc};
+use crate::{Runtime, all, gvisor::Gvisor, plan::tests::example, runc::Runc};
 
 fn breaches(candidate: &Spec) -> Vec<Breach> {
-    match check(candidate, &example()) {
+    breaches_under(&Runc, candidate)
+}
+
+fn breaches_under(runtime: &dyn Runtime, candidate: &Spec) -> Vec<Breach> {
+    match check(candidate, &example(), runtime.kernel()) {
         Ok(()) => Vec::new(),
         Err(SpecError::Weaker { breaches }) => breaches,
         Err(other) => panic!("{other}"),
@@ -20,12 +24,16 @@ fn breaches(candidate: &Spec) -> Vec<Breach> {
 }
 
 fn base() -> Spec {
-    Runc.adapt(spec::base(&example()).unwrap(), &example()).unwrap()
+    base_of(&Runc)
+}
+
+fn base_of(runtime: &dyn Runtime) -> Spec {
+    runtime.adapt(spec::base(&example()).unwrap(), &example()).unwrap()
 }
 
 /// The base with one value of its JSON changed.
-fn changed(pointer: &str, value: Value) -> Spec {
-    let mut json = serde_json::to_value(base()).unwrap();
+fn changed(base: &Spec, pointer: &str, value: Value) -> Spec {
+    let mut json = serde_json::to_value(base).unwrap();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     match json.pointer_mut(parent).unwrap_or_else(|| panic!("{pointer}")) {
         Value::Object(object) => drop(object.insert(key.to_owned(), value)),
@@ -38,7 +46,35 @@ fn changed(pointer: &str, value: Value) -> Spec {
 
 #[test]
 fn the_base_passes() {
-    assert_eq!(breaches(&base()), []);
+    for runtime in all() {
+        assert_eq!(breaches_under(*runtime, &base_of(*runtime)), [], "{}", runtime.name());
+    }
+}
+
+#[test]
+fn what_a_kernel_of_its_own_may_do_others_may_not() {
+    let walls = |candidate: &Spec| -> BTreeSet<_> {
+        breaches(candidate).into_iter().map(|breach| breach.wall).collect()
+    };
+    assert_eq!(
+        walls(&base_of(&Gvisor)),
+        [Wall::IdMap, Wall::Namespaces, Wall::Mounts, Wall::Seccomp].into()
+    );
+    let above = |source: &str, destination: &str| {
+        let mount = json!({"destination": destination, "type": "bind", "source": source,
+            "options": ["bind", "nosuid", "nodev"]});
+        let rest = base_of(&Gvisor).mounts().as_ref().unwrap().len() - 1;
+        breaches_under(&Gvisor, &changed(&base_of(&Gvisor), &format!("/mounts/{rest}"), mount))
+    };
+    let rootfs = example().rootfs.display().to_string();
+    assert_eq!(above(&format!("{rootfs}/home"), "/home"), []);
+    for (source, destination) in [("/home", "/home"), ("/", "/home"), (&rootfs, "/home")] {
+        assert!(!above(source, destination).is_empty(), "{source} on {destination}");
+    }
+    assert!(!above(&format!("{rootfs}/etc"), "/etc").is_empty());
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
+    let mapped = changed(&base_of(&Gvisor), "/linux/uidMappings", map);
+    assert!(!breaches_under(&Gvisor, &mapped).is_empty());
 }
 
 #[test]
@@ -127,12 +163,16 @@ fn every_widening_names_its_wall() {
         ("/linux", Value::Null, Wall::Namespaces),
         ("/process", Value::Null, Wall::Command),
     ];
-    for (pointer, value, wall) in cases {
-        let found = breaches(&changed(pointer, value.clone()));
-        assert!(
-            found.iter().any(|breach| breach.wall == wall),
-            "{pointer} = {value}: expected {wall}, found {found:?}"
-        );
+    for runtime in all() {
+        let base = base_of(*runtime);
+        for (pointer, value, wall) in &cases {
+            let found = breaches_under(*runtime, &changed(&base, pointer, value.clone()));
+            assert!(
+                found.iter().any(|breach| breach.wall == *wall),
+                "{}: {pointer} = {value}: expected {wall}, found {found:?}",
+                runtime.name()
+            );
+        }
     }
 }
 
@@ -183,7 +223,7 @@ fn typed_widenings_are_refused_too() {
     let mut capabilities = process.capabilities().clone().unwrap();
     capabilities.set_effective(Some([Capability::SysAdmin].into()));
     process.set_capabilities(Some(capabilities));
-    let error = check(&spec, &example()).unwrap_err();
+    let error = check(&spec, &example(), Kernel::Node).unwrap_err();
     assert_eq!(
         error.to_string(),
         "the runtime's spec is weaker than the base: capabilities: not five empty sets"
@@ -212,8 +252,10 @@ proptest! {
 
     /// Any single value of the spec, removed or replaced: refused, or provably only stricter.
     #[test]
-    fn random_changes_are_refused_or_stricter(pick: prop::sample::Index, number in -2_i64..1 << 40, remove: bool) {
-        let json = serde_json::to_value(base()).unwrap();
+    fn random_changes_are_refused_or_stricter(which: prop::sample::Index, pick: prop::sample::Index, number in -2_i64..1 << 40, remove: bool) {
+        let runtime = all()[which.index(all().len())];
+        let base = base_of(runtime);
+        let json = serde_json::to_value(&base).unwrap();
         let mut paths = Vec::new();
         leaves(&json, "", &mut paths);
         let path = pick.get(&paths);
@@ -236,7 +278,7 @@ proptest! {
             };
         }
         let Ok(spec) = serde_json::from_value::<Spec>(new) else { return Ok(()) };
-        if spec == base() || !breaches(&spec).is_empty() {
+        if spec == base || !breaches_under(runtime, &spec).is_empty() {
             return Ok(());
         }
 

@@ -14,9 +14,11 @@ mod resources;
 pub(crate) mod seccomp;
 mod syscalls;
 
+use std::collections::BTreeSet;
+
 use oci_spec::{
     OciSpecError,
-    runtime::{Linux, LinuxBuilder, RootBuilder, Spec, SpecBuilder},
+    runtime::{Linux, LinuxBuilder, LinuxSeccompAction, RootBuilder, Spec, SpecBuilder},
 };
 
 use crate::{
@@ -79,5 +81,15 @@ fn linux(plan: &Plan) -> Result<Linux, SpecError> {
         .build()?)
 }
 
+/// The system calls that the filter lets through, some of them by their arguments only.
+pub fn allowed_calls() -> Result<BTreeSet<String>, SpecError> {
+    let profile = seccomp::profile()?;
+    let rules = profile.syscalls().iter().flatten();
+    let allowing = rules.filter(|rule| rule.action() == LinuxSeccompAction::ScmpActAllow);
+    Ok(allowing.flat_map(|rule| rule.names().clone()).collect())
+}
+
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod traced;

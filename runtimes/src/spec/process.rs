@@ -27,7 +27,7 @@ pub fn init(plan: &Plan) -> Result<Process, SpecError> {
         .umask(UMASK)
         .additional_gids(Vec::new())
         .build()?;
-    Ok(ProcessBuilder::default()
+    let mut process = ProcessBuilder::default()
         .terminal(false)
         .user(user)
         .args(vec![plan.init.display().to_string()])
@@ -38,7 +38,9 @@ pub fn init(plan: &Plan) -> Result<Process, SpecError> {
         .no_new_privileges(true)
         .rlimits(limits(plan)?)
         .oom_score_adj(OOM_SCORE_ADJ)
-        .build()?)
+        .build()?;
+    process.set_apparmor_profile(plan.apparmor_profile.map(str::to_owned));
+    Ok(process)
 }
 
 /// Hard equals soft: nothing to raise. What a cgroup bounds (processes, memory) is not here.

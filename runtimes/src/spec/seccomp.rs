@@ -5,6 +5,8 @@
 //! filter at 64, so "not equal" and "greater" are never used
 //! (CVE-2019-10063 is that mistake). Only `==`, `<` and masked `==` allow.
 
+use std::sync::OnceLock;
+
 use oci_spec::runtime::{
     Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompArgBuilder,
     LinuxSeccompBuilder, LinuxSeccompOperator, LinuxSyscall, LinuxSyscallBuilder,
@@ -63,24 +65,41 @@ const ARCHITECTURE: Arch = Arch::ScmpArchX86_64;
 #[cfg(target_arch = "aarch64")]
 const ARCHITECTURE: Arch = Arch::ScmpArchAarch64;
 
+/// The filter for the machines of this build, made once.
 pub fn profile() -> Result<LinuxSeccomp, SpecError> {
+    static PROFILE: OnceLock<LinuxSeccomp> = OnceLock::new();
+    if let Some(profile) = PROFILE.get() {
+        return Ok(profile.clone());
+    }
+    let made = profile_for(ARCHITECTURE)?;
+    Ok(PROFILE.get_or_init(|| made).clone())
+}
+
+/// The filter for one ABI.
+pub(super) fn profile_for(architecture: Arch) -> Result<LinuxSeccomp, SpecError> {
+    let has = |name: &str| {
+        architecture == Arch::ScmpArchX86_64
+            || !syscalls::ONLY_X86_64.split_whitespace().any(|legacy| legacy == name)
+    };
     let mut rules = Vec::new();
     for (_reason, names) in syscalls::GROUPS {
+        let names: Vec<_> =
+            names.split_whitespace().filter(|name| has(name)).map(str::to_owned).collect();
         rules.push(
             LinuxSyscallBuilder::default()
-                .names(names.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+                .names(names)
                 .action(LinuxSeccompAction::ScmpActAllow)
                 .build()?,
         );
     }
     rules.extend(processes()?);
-    rules.extend(files()?);
+    rules.extend(files(has)?);
     rules.extend(sockets()?);
     rules.extend(socket_options()?);
     Ok(LinuxSeccompBuilder::default()
         .default_action(LinuxSeccompAction::ScmpActErrno)
         .default_errno_ret(EPERM)
-        .architectures(vec![ARCHITECTURE])
+        .architectures(vec![architecture])
         // Given and empty: where absent, runc adds SPEC_ALLOW, which lifts a mitigation.
         .flags(Vec::new())
         .syscalls(rules)
@@ -107,9 +126,9 @@ fn processes() -> Result<Vec<LinuxSyscall>, SpecError> {
     Ok(rules)
 }
 
-fn files() -> Result<Vec<LinuxSyscall>, SpecError> {
+fn files(has: impl Fn(&str) -> bool) -> Result<Vec<LinuxSyscall>, SpecError> {
     let mut rules = Vec::new();
-    for (name, mode) in [("mknod", 1), ("mknodat", 2)] {
+    for (name, mode) in [("mknod", 1), ("mknodat", 2)].into_iter().filter(|(name, _)| has(name)) {
         for file_type in FILE_TYPES {
             rules.push(allow(name, &[masked(mode, FILE_TYPE_MASK, file_type)?])?);
         }

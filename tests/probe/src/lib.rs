@@ -5,7 +5,13 @@
 //! chosen so that a permitted call fails later, or changes nothing.
 
 // Constants are written as the kernel's headers have them, and `as` is what a `const` can do.
-#![allow(clippy::cast_lossless, clippy::cast_possible_wrap, clippy::decimal_bitwise_operands)]
+#![allow(
+    clippy::cast_lossless,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::cast_possible_truncation,
+    clippy::decimal_bitwise_operands
+)]
 
 mod abi;
 mod check;
@@ -18,6 +24,7 @@ mod leaks;
 mod limits;
 mod mounts;
 mod namespaces;
+mod neighbours;
 mod pid1;
 mod sockets;
 mod sys;
@@ -33,6 +40,7 @@ pub fn all() -> impl Iterator<Item = &'static Check> {
         devices::CHECKS,
         kernel::CHECKS,
         sockets::CHECKS,
+        neighbours::CHECKS,
         abi::CHECKS,
         files::CHECKS,
         leaks::CHECKS,

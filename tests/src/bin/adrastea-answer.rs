@@ -28,10 +28,21 @@ static EATEN: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 fn main() {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    if env::args().next().is_some_and(|name| name == "/.adrastea/init") {
+        careless_init();
+    }
     match words.split_first() {
         Some((&"serve", how)) => serve(how),
         Some(_) => say(&act(&words)),
         None => serve(&[]),
+    }
+}
+
+/// In the init's place: waits as it does, but lets itself be looked into, and restricts no file.
+fn careless_init() -> ! {
+    say("adrastea-init 1 waiting, landlock 0");
+    loop {
+        thread::sleep(Duration::from_secs(60));
     }
 }
 
@@ -154,6 +165,11 @@ fn act(words: &[&str]) -> String {
         }),
         // write WORD PATH…
         "write" => result(fs::write(path(2), text(1)), |()| "written".into()),
+        // move NAME NAME: in the working directory, `+` for `/`
+        "move" => {
+            let name = |at| text(at).replace('+', "/");
+            result(fs::rename(name(1), name(2)), |()| "moved".into())
+        }
         "remove" => result(fs::remove_file(path(1)), |()| "removed".into()),
         // connect ADDRESS PORT
         "connect" => {

@@ -115,6 +115,17 @@ pub fn open(id: &SandboxId, chain: &str) -> Vec<Message> {
     vec![delete(EGRESS, &key), add(EGRESS, &key, Some(chain)), add(OPENED, &key, None)]
 }
 
+/// What an open sandbox has in the router's table, as `nft` would write it.
+pub fn describe(id: &SandboxId, address: Ipv4Addr, chain: &str) -> String {
+    let (link, card) = (link_name(id), MacAddress::of(address));
+    format!(
+        "table inet {TABLE}\n\
+         element {MEMBERS} {{ \"{link}\" . {address} . {card} }}\n\
+         element {EGRESS} {{ \"{link}\" : jump {chain} }}\n\
+         element {OPENED} {{ \"{link}\" }}\n"
+    )
+}
+
 /// What the profile's chain of a sandbox is, if it has one.
 pub fn egress_of(id: &SandboxId) -> Message {
     item(GET_ELEMENT, 0, EGRESS, &link_key(id), None)

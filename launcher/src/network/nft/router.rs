@@ -185,6 +185,7 @@ mod tests {
                 address: Ipv4Addr::new(10, 88, 1, last),
                 network_namespace: "/run/adrastea/sandboxes/x/network.ns".into(),
                 egress: egress.into(),
+                own_stack: false,
             },
             gate,
         };

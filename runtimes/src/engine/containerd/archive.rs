@@ -1,24 +1,28 @@
-//! An OCI image archive (a tar of an OCI layout): what lies where in it, and
-//! which image of it fits this host.
+//! An image outside of containerd: what lies where in it, and which image of it
+//! fits this host. It is an OCI layout, in a tar or as a directory, or what
+//! `docker save` writes ([`docker_save`](super::docker_save) makes a layout of it).
 //!
 //! The archive is untrusted. Nothing is unpacked here: entries are only read
 //! at their place, and only by digest. Must never return bytes that do not
-//! match their digest, and never follow a link in an archive.
+//! match their digest, and never follow a link in an OCI layout.
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io,
-    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
 use oci_spec::image::{Descriptor, ImageConfiguration, ImageIndex, ImageManifest};
 use tar::EntryType;
 
-use super::manifest::{
-    ImageFacts, JSON_LIMIT, Unusable, candidates, is_index, is_manifest, parse, sha256, sha256_hex,
-    unusable,
+use super::{
+    blob::Place,
+    docker_save,
+    manifest::{
+        ImageFacts, JSON_LIMIT, Unusable, candidates, is_index, is_manifest, parse, sha256,
+        sha256_hex, unusable,
+    },
 };
 use crate::engine::EngineError;
 
@@ -27,18 +31,13 @@ const ENTRY_LIMIT: usize = 4096;
 /// An index may point to an index (as multi-platform builds write it).
 const INDEX_DEPTH: u32 = 3;
 
-/// Where a file's content lies in the archive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Extent {
-    pub(super) offset: u64,
-    pub(super) size: u64,
-}
+/// What lies where, by name.
+pub(super) type Entries = HashMap<String, Place>;
 
 /// An archive whose table of contents has been read.
 pub(super) struct Archive {
     path: PathBuf,
-    file: File,
-    entries: HashMap<String, Extent>,
+    entries: Entries,
 }
 
 /// Unusable, or not readable at all.
@@ -59,7 +58,7 @@ impl From<io::Error> for ArchiveError {
     }
 }
 
-fn bad<T>(reason: impl Into<String>) -> Result<T, ArchiveError> {
+pub(super) fn bad<T>(reason: impl Into<String>) -> Result<T, ArchiveError> {
     Err(Unusable(reason.into()).into())
 }
 
@@ -81,31 +80,8 @@ impl ArchiveError {
 impl Archive {
     /// Reads the table of contents; blocking.
     pub(super) fn open(path: &Path) -> Result<Self, ArchiveError> {
-        let file = File::open(path)?;
-        let length = file.metadata()?.len();
-        let mut entries = HashMap::new();
-        let mut archive = tar::Archive::new(&file);
-        let damaged = |error: io::Error| Unusable(format!("it is no whole tar: {error}"));
-        for entry in archive.entries_with_seek().map_err(damaged)? {
-            let entry = entry.map_err(damaged)?;
-            let name = plain_name(&entry.path_bytes())?;
-            match entry.header().entry_type() {
-                EntryType::Directory | EntryType::XGlobalHeader => continue,
-                EntryType::Regular | EntryType::Continuous => {}
-                other => return bad(format!("`{name}` is of the type {other:?}")),
-            }
-            let extent = Extent { offset: entry.raw_file_position(), size: entry.size() };
-            if extent.offset.checked_add(extent.size).is_none_or(|end| end > length) {
-                return bad(format!("`{name}` is cut off"));
-            }
-            if entries.len() == ENTRY_LIMIT {
-                return bad(format!("it has more than {ENTRY_LIMIT} entries"));
-            }
-            if entries.insert(name.clone(), extent).is_some() {
-                return bad(format!("`{name}` is in it twice"));
-            }
-        }
-        Ok(Self { path: path.to_owned(), file, entries })
+        let entries = if fs::metadata(path)?.is_dir() { layout(path)? } else { tar(path)? };
+        Ok(Self { path: path.to_owned(), entries })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -113,36 +89,33 @@ impl Archive {
     }
 
     /// Where a blob lies; its size is checked, its digest is not.
-    pub(super) fn extent(&self, blob: &Descriptor) -> Result<Extent, Unusable> {
+    pub(super) fn place(&self, blob: &Descriptor) -> Result<&Place, Unusable> {
+        match self.find(blob)? {
+            Some(place) => Ok(place),
+            None => unusable(format!("the blob {} is missing", blob.digest())),
+        }
+    }
+
+    /// As [`Archive::place`]; `None` if the archive does not hold the blob.
+    pub(super) fn find(&self, blob: &Descriptor) -> Result<Option<&Place>, Unusable> {
         let name = format!("blobs/sha256/{}", sha256_hex(blob)?);
         match self.entries.get(&name) {
-            None => unusable(format!("the blob {} is missing", blob.digest())),
-            Some(extent) if extent.size != blob.size() => unusable(format!(
+            Some(place) if place.size() != blob.size() => unusable(format!(
                 "the blob {} has {} bytes instead of {}",
                 blob.digest(),
-                extent.size,
+                place.size(),
                 blob.size()
             )),
-            Some(extent) => Ok(*extent),
+            place => Ok(place),
         }
     }
 
     /// A small blob, verified; blocking.
     pub(super) fn json(&self, blob: &Descriptor) -> Result<Vec<u8>, ArchiveError> {
-        let bytes = self.read(self.extent(blob)?)?;
+        let bytes = read_json(self.place(blob)?)?;
         if sha256(&bytes) != blob.digest().to_string() {
             return bad(format!("the blob {} has another digest", blob.digest()));
         }
-        Ok(bytes)
-    }
-
-    fn read(&self, extent: Extent) -> Result<Vec<u8>, ArchiveError> {
-        let length = match usize::try_from(extent.size) {
-            Ok(length) if extent.size <= JSON_LIMIT => length,
-            _ => return bad(format!("a JSON file in it has {} bytes", extent.size)),
-        };
-        let mut bytes = vec![0; length];
-        self.file.read_exact_at(&mut bytes, extent.offset)?;
         Ok(bytes)
     }
 
@@ -151,11 +124,11 @@ impl Archive {
         if !self.entries.contains_key("oci-layout") {
             return bad("it has no file `oci-layout`");
         }
-        let Some(extent) = self.entries.get("index.json") else {
+        let Some(place) = self.entries.get("index.json") else {
             return bad("it has no file `index.json`");
         };
         let index =
-            parse("index.json", &self.read(*extent)?, |bytes| ImageIndex::from_reader(bytes))?;
+            parse("index.json", &read_json(place)?, |bytes| ImageIndex::from_reader(bytes))?;
         let mut found: Vec<ImageFacts> = Vec::new();
         let mut refused = None;
         let mut budget = ENTRY_LIMIT;
@@ -217,10 +190,93 @@ impl Archive {
         })?;
         let facts = ImageFacts::new(descriptor, &manifest, &configuration)?;
         for layer in &facts.layers {
-            self.extent(&layer.blob)?;
+            // What a directory lacks may be in containerd already.
+            if self.find(&layer.blob)?.is_none() && !self.path.is_dir() {
+                self.place(&layer.blob)?;
+            }
         }
         Ok(facts)
     }
+}
+
+/// A file of JSON, of an honest size; blocking.
+pub(super) fn read_json(place: &Place) -> Result<Vec<u8>, ArchiveError> {
+    if place.size() > JSON_LIMIT {
+        return bad(format!("a JSON file in it has {} bytes", place.size()));
+    }
+    Ok(place.read_whole()?)
+}
+
+/// The table of contents of a directory.
+fn layout(directory: &Path) -> Result<Entries, ArchiveError> {
+    let mut entries = Entries::new();
+    let mut add = |name: String| -> Result<(), ArchiveError> {
+        let path = directory.join(&name);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => {
+                entries.insert(name, Place::File { path, offset: 0, size: metadata.len() });
+                Ok(())
+            }
+            Ok(_) => bad(format!("`{name}` is no file")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    add("oci-layout".to_owned())?;
+    add("index.json".to_owned())?;
+    for (number, entry) in fs::read_dir(directory.join("blobs/sha256"))?.enumerate() {
+        if number == ENTRY_LIMIT {
+            return bad(format!("it has more than {ENTRY_LIMIT} blobs"));
+        }
+        let name = entry?.file_name();
+        // What is not named by a digest (a download under way) is no blob.
+        if let Some(name) = name.to_str().filter(|name| name.len() == 64) {
+            add(format!("blobs/sha256/{name}"))?;
+        }
+    }
+    Ok(entries)
+}
+
+/// The table of contents of a tar.
+fn tar(path: &Path) -> Result<Entries, ArchiveError> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut entries = Entries::new();
+    let mut links = HashMap::new();
+    let mut archive = tar::Archive::new(&file);
+    let damaged = |error: io::Error| Unusable(format!("it is no whole tar: {error}"));
+    for entry in archive.entries_with_seek().map_err(damaged)? {
+        let entry = entry.map_err(damaged)?;
+        let name = plain_name(&entry.path_bytes())?;
+        if entries.len() + links.len() == ENTRY_LIMIT {
+            return bad(format!("it has more than {ENTRY_LIMIT} entries"));
+        }
+        match entry.header().entry_type() {
+            EntryType::Directory | EntryType::XGlobalHeader => continue,
+            EntryType::Regular | EntryType::Continuous => {}
+            EntryType::Symlink => {
+                let target = entry.link_name_bytes().unwrap_or_default().into_owned();
+                links.insert(name, target);
+                continue;
+            }
+            other => return bad(format!("`{name}` is of the type {other:?}")),
+        }
+        let (offset, size) = (entry.raw_file_position(), entry.size());
+        if offset.checked_add(size).is_none_or(|end| end > length) {
+            return bad(format!("`{name}` is cut off"));
+        }
+        let place = Place::File { path: path.to_owned(), offset, size };
+        if entries.insert(name.clone(), place).is_some() {
+            return bad(format!("`{name}` is in it twice"));
+        }
+    }
+    if entries.contains_key("oci-layout") || !entries.contains_key("manifest.json") {
+        return match links.into_keys().next() {
+            Some(name) => bad(format!("`{name}` is of the type Symlink")),
+            None => Ok(entries),
+        };
+    }
+    docker_save::as_layout(&entries, &links)
 }
 
 /// A name without tricks, `./` taken off. Nothing is ever written under it;

@@ -3,7 +3,7 @@
 //! Every byte is hashed on its way, in both directions. Must never set a label
 //! that came from an image.
 
-use std::{collections::HashMap, io::SeekFrom, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use containerd_client::services::v1::{
     AbortRequest, Info, InfoRequest, ReadContentRequest, UpdateRequest, WriteAction,
@@ -12,18 +12,14 @@ use containerd_client::services::v1::{
 use oci_spec::image::Descriptor;
 use prost_types::FieldMask;
 use sha2::{Digest, Sha256};
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt, AsyncSeekExt},
-    sync::mpsc,
-    time::timeout,
-};
+use tokio::{io::AsyncReadExt, sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Request, Streaming};
 
 use super::{
     Containerd, LONG, SHORT,
-    archive::Extent,
+    archive::ArchiveError,
+    blob::Place,
     call::CallError,
     manifest::{JSON_LIMIT, Unusable, digest_text, sha256},
 };
@@ -43,6 +39,15 @@ pub(super) enum StoreError {
 impl From<CallError> for StoreError {
     fn from(error: CallError) -> Self {
         Self::Call(error)
+    }
+}
+
+impl From<ArchiveError> for StoreError {
+    fn from(error: ArchiveError) -> Self {
+        match error {
+            ArchiveError::Unusable(reason) => Self::Unusable(reason),
+            ArchiveError::Io(error) => Self::Archive(error),
+        }
     }
 }
 
@@ -125,7 +130,7 @@ impl Containerd {
     pub(super) async fn write_blob(
         &self,
         lease: &str,
-        source: (&mut File, Extent),
+        source: &Place,
         blob: &Descriptor,
         labels: HashMap<String, String>,
         written: &(dyn Fn(u64) + Send + Sync),
@@ -162,14 +167,14 @@ impl Containerd {
     async fn write_new(
         &self,
         lease: &str,
-        (file, extent): (&mut File, Extent),
+        source: &Place,
         blob: &Descriptor,
         reference: &str,
         labels: &HashMap<String, String>,
         written: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), StoreError> {
         let digest = blob.digest().to_string();
-        let total = i64::try_from(extent.size).unwrap_or(i64::MAX);
+        let total = i64::try_from(source.size()).unwrap_or(i64::MAX);
         let message = |action: WriteAction| WriteContentRequest {
             action: action.into(),
             r#ref: reference.to_owned(),
@@ -190,12 +195,13 @@ impl Containerd {
         let known = answer(&mut answers, LONG).await?.offset;
         let known = u64::try_from(known).unwrap_or(0);
 
-        file.seek(SeekFrom::Start(extent.offset)).await.map_err(StoreError::Archive)?;
+        let size = source.size();
+        let mut file = source.open().await.map_err(StoreError::Archive)?;
         let mut hasher = Sha256::new();
         let mut buffer = vec![0; CHUNK];
         let mut done = 0;
-        while done < extent.size {
-            let wanted = usize::try_from(extent.size - done).unwrap_or(CHUNK).min(CHUNK);
+        while done < size {
+            let wanted = usize::try_from(size - done).unwrap_or(CHUNK).min(CHUNK);
             let chunk = &mut buffer[..wanted];
             file.read_exact(chunk).await.map_err(StoreError::Archive)?;
             hasher.update(&*chunk);

@@ -16,9 +16,9 @@ use super::{
     Containerd, SHORT,
     call::{CallError, failed},
     manifest::{ImageFacts, Unusable, candidates, parse, unusable},
-    unpack::{UnpackError, lower_directories},
+    unpack::{UnpackError, lower_directories, view_name},
 };
-use crate::engine::{EngineError, EngineImage};
+use crate::engine::{EngineError, EngineImage, ImageDescription};
 
 /// More images than any policy names; a bound against a node that imports for ever.
 const MOST_KNOWN_IMAGES: usize = 64;
@@ -43,12 +43,17 @@ impl From<Unusable> for FactsError {
 
 impl Containerd {
     pub(super) async fn find_image(&self, reference: &str) -> Result<EngineImage, EngineError> {
+        let record = self.get_record(reference).await?;
+        self.describe(record).await
+    }
+
+    async fn get_record(&self, reference: &str) -> Result<Image, EngineError> {
         let request = self.request(GetImageRequest { name: reference.to_owned() });
         let finding = self.call(SHORT, |channel| async {
             Ok(ImagesClient::new(channel).get(request).await?.into_inner().image)
         });
         match finding.await {
-            Ok(Some(image)) => self.describe(image).await,
+            Ok(Some(image)) => Ok(image),
             Ok(None) => Err(EngineError::ImageMissing { reference: reference.to_owned() }),
             Err(error) if error.is(Code::NotFound) => {
                 Err(EngineError::ImageMissing { reference: reference.to_owned() })
@@ -79,6 +84,26 @@ impl Containerd {
         Ok(described)
     }
 
+    /// The views that images stand behind. None if any image cannot be read: then nobody knows.
+    pub(super) async fn views_of_images(&self) -> Result<Option<Vec<String>>, EngineError> {
+        let request = self.request(ListImagesRequest::default());
+        let images = self
+            .call(SHORT, |channel| async {
+                Ok(ImagesClient::new(channel).list(request).await?.into_inner().images)
+            })
+            .await
+            .map_err(self.error("list", "images"))?;
+        let mut views = Vec::with_capacity(images.len());
+        for image in images {
+            let target = image.target.map(|target| target.digest).unwrap_or_default();
+            match self.known_facts(&target).await {
+                Ok(facts) => views.push(view_name(facts.chain_id())),
+                Err(_) => return Ok(None),
+            }
+        }
+        Ok(Some(views))
+    }
+
     async fn describe(&self, image: Image) -> Result<EngineImage, EngineError> {
         let reference = image.name;
         let target = image.target.map(|target| target.digest).unwrap_or_default();
@@ -101,7 +126,7 @@ impl Containerd {
         facts: &ImageFacts,
     ) -> Result<EngineImage, EngineError> {
         let viewing = |error| self.error("view the layers of", &reference)(error);
-        let mounts = match self.view(facts.chain_id()).await.map_err(viewing)? {
+        let mounts = match self.view(facts).await.map_err(viewing)? {
             Some(mounts) => mounts,
             None => self.unpack_then_view(&reference, facts).await?,
         };
@@ -130,7 +155,7 @@ impl Containerd {
         let lease = self.open_lease(reference).await?;
         let unpacked = self.unpack(&lease, facts, &|_| ()).await;
         let viewed = match unpacked {
-            Ok(()) => self.view(facts.chain_id()).await.map_err(UnpackError::Call),
+            Ok(()) => self.view(facts).await.map_err(UnpackError::Call),
             Err(error) => Err(error),
         };
         self.close_lease(&lease).await;
@@ -140,6 +165,22 @@ impl Containerd {
             Err(UnpackError::Call(error)) => Err(self.error("unpack image", reference)(error)),
             Err(UnpackError::Unusable(Unusable(reason))) => {
                 Err(failed("unpack image", reference, reason))
+            }
+        }
+    }
+
+    /// What the image says of itself: to be shown to people.
+    pub(super) async fn describe_image(
+        &self,
+        reference: &str,
+    ) -> Result<ImageDescription, EngineError> {
+        let image = self.get_record(reference).await?;
+        let target = image.target.map(|target| target.digest).unwrap_or_default();
+        match self.known_facts(&target).await {
+            Ok(facts) => Ok(facts.description.clone()),
+            Err(FactsError::Call(error)) => Err(self.error("read image", reference)(error)),
+            Err(FactsError::Unusable(Unusable(reason))) => {
+                Err(failed("use image", reference, reason))
             }
         }
     }

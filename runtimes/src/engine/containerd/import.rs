@@ -1,14 +1,22 @@
-//! Imports an OCI archive: verify, store, unpack, name. In this order, under a
+//! Imports an archive: look through, store, unpack, name. In this order, under a
 //! lease, so that an import that is killed leaves nothing visible, and the next
 //! one goes on from what is there.
 //!
 //! ```text
-//! open ─ select ─ [lease] ─ blobs ─ layers ─ image record ─ view ─ [lease gone]
+//! open ─ select ─ [lease] ─ look through ─ blobs ─ layers ─ image record ─ view ─ [lease gone]
 //! ```
 //!
 //! Must never name an image that is not complete.
 
-use std::{collections::HashMap, path::Path, time::Duration};
+use std::{
+    collections::HashMap,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use containerd_client::{
     services::v1::{
@@ -18,7 +26,7 @@ use containerd_client::{
     types::Descriptor as WireDescriptor,
 };
 use oci_spec::image::Descriptor;
-use tokio::fs::File;
+use tokio::time::timeout;
 use tonic::Code;
 
 use super::{
@@ -26,13 +34,18 @@ use super::{
     archive::{Archive, ArchiveError},
     call::{CallError, failed},
     content::StoreError,
-    manifest::{ImageFacts, sha256},
+    layer::{self, Budget},
+    manifest::{ImageFacts, Unusable, sha256},
+    tidy::IMPORT,
     unpack::UnpackError,
 };
 use crate::engine::{EngineError, EngineImage, ImportProgress};
 
 /// Deleting a lease with `sync` waits for the garbage collection behind it.
 const COLLECT: Duration = Duration::from_secs(120);
+
+/// How often a long look at a layer says how far it is.
+const TICK: Duration = Duration::from_millis(200);
 
 type Progress<'a> = &'a (dyn Fn(ImportProgress) + Send + Sync);
 
@@ -65,7 +78,11 @@ impl Containerd {
         reference: &str,
         progress: Progress<'_>,
     ) -> Result<EngineImage, EngineError> {
-        self.store(lease, archive, image, progress).await.map_err(|error| match error {
+        let stored = match self.look_through(lease, archive, image, progress).await {
+            Ok(()) => self.store(lease, archive, image, progress).await,
+            Err(error) => Err(error),
+        };
+        stored.map_err(|error| match error {
             StoreError::Call(error) => self.error("store image", reference)(error),
             StoreError::Archive(error) => ArchiveError::Io(error).into_engine(archive.path()),
             StoreError::Unusable(reason) => {
@@ -90,11 +107,62 @@ impl Containerd {
         self.record(reference, &image.manifest)
             .await
             .map_err(self.error("record image", reference))?;
-        match self.view(image.chain_id()).await {
-            Ok(Some(_)) => self.with_layers(reference.to_owned(), image).await,
+        match self.view(image).await {
+            Ok(Some(_)) => {
+                self.mark_view(image).await.map_err(self.error("mark the layers of", reference))?;
+                self.with_layers(reference.to_owned(), image).await
+            }
             Ok(None) => Err(failed("import image", reference, "its snapshot vanished")),
             Err(error) => Err(self.error("view the layers of", reference)(error)),
         }
+    }
+
+    /// Every layer that is not unpacked here yet, before containerd gets any of it.
+    async fn look_through(
+        &self,
+        lease: &str,
+        archive: &Archive,
+        image: &ImageFacts,
+        progress: Progress<'_>,
+    ) -> Result<(), StoreError> {
+        let total = image.layers.iter().map(|layer| layer.blob.size()).sum();
+        let seen = Arc::new(AtomicU64::new(0));
+        let mut before = 0;
+        let mut budget = Budget::new(self.inner.limits);
+        for layer in &image.layers {
+            self.lease_snapshot(lease, &layer.chain_id).await?;
+            let place = archive.find(&layer.blob).map_err(StoreError::Unusable)?;
+            if let Some(place) = place
+                && !self.has_snapshot(&layer.chain_id).await?
+            {
+                let counted = Arc::clone(&seen);
+                let (place, layer, seen) = (place.clone(), layer.clone(), Arc::clone(&seen));
+                let mut looking = tokio::task::spawn_blocking(move || {
+                    layer::inspect(&place, &layer, &mut budget, &seen).map(|()| budget)
+                });
+                budget = loop {
+                    match timeout(TICK, &mut looking).await {
+                        Ok(Ok(looked)) => break looked.map_err(StoreError::from)?,
+                        Ok(Err(error)) => {
+                            return Err(StoreError::Archive(std::io::Error::other(error)));
+                        }
+                        Err(_) => progress(ImportProgress {
+                            step: "checking layers".to_owned(),
+                            done_bytes: counted.load(Ordering::Relaxed).min(total),
+                            total_bytes: total,
+                        }),
+                    }
+                };
+            }
+            before += layer.blob.size();
+            seen.store(before, Ordering::Relaxed);
+            progress(ImportProgress {
+                step: "checking layers".to_owned(),
+                done_bytes: before,
+                total_bytes: total,
+            });
+        }
+        Ok(())
     }
 
     /// All blobs, the pointing ones last, each with labels by which containerd's
@@ -121,11 +189,9 @@ impl Containerd {
         blobs.push((&image.configuration, configuration_labels));
         blobs.push((&image.manifest, manifest_labels));
 
-        let mut file = File::open(archive.path()).await.map_err(StoreError::Archive)?;
         let total = image.size_bytes();
         let mut before = 0;
         for (blob, labels) in blobs {
-            let extent = archive.extent(blob).map_err(StoreError::Unusable)?;
             let written = |done| {
                 progress(ImportProgress {
                     step: "storing layers".to_owned(),
@@ -134,7 +200,15 @@ impl Containerd {
                 });
             };
             self.lease_resource(lease, "content", blob.digest().as_ref()).await?;
-            self.write_blob(lease, (&mut file, extent), blob, labels, &written).await?;
+            match archive.find(blob).map_err(StoreError::Unusable)? {
+                Some(place) => self.write_blob(lease, place, blob, labels, &written).await?,
+                // What was not downloaded again, because it was here.
+                None if self.has_blob(blob.digest().as_ref()).await? => written(blob.size()),
+                None => {
+                    let reason = format!("the blob {} is missing", blob.digest());
+                    return Err(StoreError::Unusable(Unusable(reason)));
+                }
+            }
             before += blob.size();
         }
         Ok(())
@@ -173,7 +247,7 @@ impl Containerd {
 
     /// One lease per name: an import that was killed is taken up by the next.
     pub(super) async fn open_lease(&self, reference: &str) -> Result<String, EngineError> {
-        let id = format!("adrastea-import-{}", &sha256(reference.as_bytes())[7..39]);
+        let id = format!("{IMPORT}{}", &sha256(reference.as_bytes())[7..39]);
         let request = self.request(CreateRequest { id: id.clone(), labels: HashMap::new() });
         let creating =
             self.call(SHORT, |channel| async { LeasesClient::new(channel).create(request).await });
@@ -195,6 +269,14 @@ impl Containerd {
             }
             _ => {}
         }
+    }
+
+    pub(super) async fn lease_snapshot(
+        &self,
+        lease: &str,
+        chain_id: &str,
+    ) -> Result<(), CallError> {
+        self.lease_resource(lease, &format!("snapshots/{SNAPSHOTTER}"), chain_id).await
     }
 
     /// Keeps what may be there already, before anybody looks whether it is.

@@ -7,6 +7,8 @@ use oci_spec::image::{
 };
 use sha2::{Digest, Sha256};
 
+use crate::engine::ImageDescription;
+
 /// No index, manifest or configuration is honestly larger.
 pub(super) const JSON_LIMIT: u64 = 8 << 20;
 /// What overlayfs can stack, and more than any image has.
@@ -34,6 +36,8 @@ pub(super) struct ImageFacts {
     pub(super) configuration: Descriptor,
     pub(super) layers: Vec<Layer>,
     pub(super) environment: Vec<(String, String)>,
+    /// For people only.
+    pub(super) description: ImageDescription,
 }
 
 /// One layer, bottom ones first.
@@ -102,7 +106,18 @@ impl ImageFacts {
             configuration: parsed.config().clone(),
             layers,
             environment: environment(configuration),
+            description: description(configuration),
         })
+    }
+}
+
+fn description(configuration: &ImageConfiguration) -> ImageDescription {
+    let Some(config) = configuration.config() else { return ImageDescription::default() };
+    ImageDescription {
+        user: config.user().clone().unwrap_or_default(),
+        entry_point: config.entrypoint().clone().unwrap_or_default(),
+        command: config.cmd().clone().unwrap_or_default(),
+        volumes: config.volumes().clone().unwrap_or_default(),
     }
 }
 

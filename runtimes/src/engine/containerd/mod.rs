@@ -4,8 +4,10 @@
 //! Containerd ── call      one call, bounded, errors sorted
 //!     ├── tasks           containers and their tasks
 //!     ├── images          lookup, lower directories     ── manifest (pure)
-//!     ├── import          OCI archive → content, image  ── archive (pure reading)
-//!     │     └── content   blobs in containerd's store
+//!     ├── import          archive → content, image      ── archive, docker_save, layer (reading)
+//!     │     └── content   blobs in containerd's store   ── blob (where their bytes are)
+//!     ├── collect         what no image needs any more
+//!     ├── tidy            what killed imports left
 //!     └── unpack          layers → snapshots
 //! managed                 a containerd of our own (config, process)
 //! ```
@@ -34,19 +36,25 @@ use tonic::{
 
 use self::call::CallError;
 use super::{
-    Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImportProgress, Stdio,
+    Engine, EngineError, EngineImage, EngineSandbox, ExitStatus, Handler, ImageDescription,
+    ImageLimits, ImportProgress, Leftover, Stdio,
 };
 use crate::plan::SandboxId;
 
 mod archive;
+mod blob;
 mod call;
+mod collect;
 mod content;
+mod docker_save;
 mod images;
 mod import;
+mod layer;
 pub mod managed;
 mod manifest;
 mod options;
 mod tasks;
+mod tidy;
 mod unpack;
 
 /// A unix socket answers at once or not at all.
@@ -70,6 +78,7 @@ struct Inner {
     socket: PathBuf,
     namespace: String,
     namespace_header: MetadataValue<Ascii>,
+    limits: ImageLimits,
     /// Connected at the first call; afterwards the channel reconnects by itself.
     channel: Mutex<Option<Channel>>,
     /// One import at a time: they share names of leases and snapshots.
@@ -81,6 +90,15 @@ struct Inner {
 impl Containerd {
     /// Connects at the first call, so containerd need not run yet.
     pub fn connect(socket: impl Into<PathBuf>, namespace: &str) -> Result<Self, EngineError> {
+        Self::connect_limited(socket, namespace, ImageLimits::default())
+    }
+
+    /// As [`Containerd::connect`], with other bounds on images.
+    pub fn connect_limited(
+        socket: impl Into<PathBuf>,
+        namespace: &str,
+        limits: ImageLimits,
+    ) -> Result<Self, EngineError> {
         let namespace_header = namespace.parse().map_err(|source| EngineError::Failed {
             verb: "use the namespace",
             thing: namespace.to_owned(),
@@ -91,6 +109,7 @@ impl Containerd {
                 socket: socket.into(),
                 namespace: namespace.to_owned(),
                 namespace_header,
+                limits,
                 channel: Mutex::new(None),
                 importing: Mutex::new(()),
                 facts: std::sync::Mutex::default(),
@@ -230,5 +249,25 @@ impl Engine for Containerd {
         progress: &(dyn Fn(ImportProgress) + Send + Sync),
     ) -> Result<EngineImage, EngineError> {
         self.import_archive(archive, reference, progress).await
+    }
+
+    async fn tidy(&self) -> Result<Vec<Leftover>, EngineError> {
+        self.remove_leftovers().await
+    }
+
+    async fn missing_blobs(&self, digests: &[String]) -> Result<Vec<String>, EngineError> {
+        self.lacking(digests).await
+    }
+
+    async fn describe(&self, reference: &str) -> Result<ImageDescription, EngineError> {
+        self.describe_image(reference).await
+    }
+
+    async fn remove_image(&self, reference: &str) -> Result<bool, EngineError> {
+        self.remove_record(reference).await
+    }
+
+    async fn collect(&self, live: &[String]) -> Result<(), EngineError> {
+        self.collect_garbage(live).await
     }
 }

@@ -11,12 +11,14 @@ use containerd_client::{
         ApplyRequest,
         diff_client::DiffClient,
         snapshots::{
-            CommitSnapshotRequest, MountsRequest, PrepareSnapshotRequest, RemoveSnapshotRequest,
-            StatSnapshotRequest, ViewSnapshotRequest, snapshots_client::SnapshotsClient,
+            CommitSnapshotRequest, Info, MountsRequest, PrepareSnapshotRequest,
+            RemoveSnapshotRequest, StatSnapshotRequest, UpdateSnapshotRequest, ViewSnapshotRequest,
+            snapshots_client::SnapshotsClient,
         },
     },
     types::{Descriptor, Mount},
 };
+use prost_types::FieldMask;
 use tonic::Code;
 
 use super::{
@@ -24,7 +26,11 @@ use super::{
     call::CallError,
     content::leased,
     manifest::{ImageFacts, Layer, Unusable, unusable},
+    tidy::{UNPACK, VIEW},
 };
+
+/// What the labels begin with that say which images are mounted through a view.
+pub(super) const IMAGE_LABEL: &str = "adrastea/image.";
 
 /// One layer may be gigabytes on a slow disk.
 const APPLY: Duration = Duration::from_secs(1800);
@@ -52,8 +58,7 @@ impl Containerd {
         let mut parent = "";
         let mut done = 0;
         for layer in &image.layers {
-            self.lease_resource(lease, &format!("snapshots/{SNAPSHOTTER}"), &layer.chain_id)
-                .await?;
+            self.lease_snapshot(lease, &layer.chain_id).await?;
             if !self.has_snapshot(&layer.chain_id).await? {
                 self.unpack_layer(lease, parent, layer).await?;
             }
@@ -70,7 +75,7 @@ impl Containerd {
         parent: &str,
         layer: &Layer,
     ) -> Result<(), UnpackError> {
-        let key = format!("adrastea-unpack-{}", short(&layer.chain_id));
+        let key = format!("{UNPACK}{}", short(&layer.chain_id));
         // What an import that was killed left half unpacked.
         self.remove_snapshot(&key).await?;
         let result = self.apply_layer(lease, &key, parent, layer).await;
@@ -139,17 +144,18 @@ impl Containerd {
         Ok(())
     }
 
-    /// Makes the view of a chain, or finds it. `None`: the chain is not unpacked.
-    pub(super) async fn view(&self, chain_id: &str) -> Result<Option<Vec<Mount>>, CallError> {
-        let key = format!("adrastea-view-{}", short(chain_id));
+    /// Makes the view of an image's layers, or finds it. `None`: they are not unpacked.
+    pub(super) async fn view(&self, image: &ImageFacts) -> Result<Option<Vec<Mount>>, CallError> {
+        let key = view_name(image.chain_id());
         let request = self.request(ViewSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: key.clone(),
-            parent: chain_id.to_owned(),
+            parent: image.chain_id().to_owned(),
             labels: HashMap::from([
                 // Without it the layers vanish under running sandboxes.
                 ("containerd.io/gc.root".to_owned(), self.inner.namespace.clone()),
                 (INSTANCE_LABEL.to_owned(), self.inner.namespace.clone()),
+                (image_label(image.manifest.digest().as_ref()), "yes".to_owned()),
             ]),
         });
         let viewing = self.call(SHORT, |channel| async {
@@ -169,7 +175,24 @@ impl Containerd {
         .map(Some)
     }
 
-    async fn has_snapshot(&self, key: &str) -> Result<bool, CallError> {
+    /// Notes on a view that this image's sandboxes use it, too.
+    pub(super) async fn mark_view(&self, image: &ImageFacts) -> Result<(), CallError> {
+        let label = image_label(image.manifest.digest().as_ref());
+        let request = self.request(UpdateSnapshotRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            info: Some(Info {
+                name: view_name(image.chain_id()),
+                labels: HashMap::from([(label.clone(), "yes".to_owned())]),
+                ..Info::default()
+            }),
+            update_mask: Some(FieldMask { paths: vec![format!("labels.{label}")] }),
+        });
+        self.call(SHORT, |channel| async { SnapshotsClient::new(channel).update(request).await })
+            .await
+            .map(|_| ())
+    }
+
+    pub(super) async fn has_snapshot(&self, key: &str) -> Result<bool, CallError> {
         let request = self.request(StatSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: key.to_owned(),
@@ -183,7 +206,7 @@ impl Containerd {
         }
     }
 
-    async fn remove_snapshot(&self, key: &str) -> Result<(), CallError> {
+    pub(super) async fn remove_snapshot(&self, key: &str) -> Result<(), CallError> {
         let request = self.request(RemoveSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
             key: key.to_owned(),
@@ -195,6 +218,16 @@ impl Containerd {
             _ => Ok(()),
         }
     }
+}
+
+/// The view of a chain.
+pub(super) fn view_name(chain_id: &str) -> String {
+    format!("{VIEW}{}", short(chain_id))
+}
+
+/// Says on a view which image is mounted through it.
+pub(super) fn image_label(digest: &str) -> String {
+    format!("{IMAGE_LABEL}{}", short(digest))
 }
 
 /// Half of a digest: 128 bits tell chains apart.

@@ -4,6 +4,11 @@
 //!
 //! Every bomb has an end of its own, so that a run without walls ends, too.
 
+#[path = "../open_house.rs"]
+mod open_house;
+#[path = "../planted.rs"]
+mod planted;
+
 use std::{
     env,
     ffi::CString,
@@ -53,6 +58,15 @@ fn main() {
         ["put", path, text] => fs::write(path, text),
         ["list", path] => list(path),
         ["stat", path] => stat(path),
+        ["link", path] => fs::read_link(path).map(|target| say(&target.to_string_lossy())),
+        ["open", paths @ ..] => {
+            open(paths);
+            Ok(())
+        }
+        ["trample", places @ ..] => {
+            trample(places);
+            Ok(())
+        }
         ["watch", paths @ ..] => watch(paths),
         ["setuid", directory] => setuid(directory),
         ["fork-bomb", most] => {
@@ -64,6 +78,15 @@ fn main() {
             Ok(())
         }
         ["fill", path, mebibytes] => fill(path, number(mebibytes)),
+        ["fill-inodes", directory, most] => {
+            fill_inodes(directory, number(most));
+            Ok(())
+        }
+        ["open-house", directory, uid, rest @ ..] => open_house::run(directory, number(uid), rest),
+        ["await-stopped-parent", rest @ ..] => open_house::await_stopped_parent(rest),
+        ["plant", directory] => planted::plant(directory),
+        ["try-planted", directories @ ..] => planted::attempt(directories),
+        ["crash"] => crash(),
         ["flood", mebibytes] => flood(number(mebibytes)),
         ["freeze"] => freeze(),
         ["attack-init"] => attack_init(),
@@ -189,6 +212,47 @@ fn stat(path: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// Tells of each path whether it can be opened to read and write.
+fn open(paths: &[&str]) {
+    for path in paths {
+        match fs::File::options().read(true).write(true).open(path) {
+            Ok(_) => say(&format!("opened {path}")),
+            Err(error) => say(&format!("no {path}: {error}")),
+        }
+    }
+}
+
+/// Overwrites what it can: each place, whatever is directly in it, and every program
+/// that runs; then tells that it did.
+fn trample(places: &[&str]) {
+    let over = |path: &str| {
+        let file = fs::File::options().write(true).create(true).truncate(true).open(path);
+        file.and_then(|mut file| file.write_all(b"trampled\n")).is_ok()
+    };
+    for place in places {
+        over(place);
+        over(&format!("{place}/trampled"));
+        for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+            let path = entry.path().to_string_lossy().into_owned();
+            over(&path);
+            let _ = fs::set_permissions(&path, fs::Permissions::from_mode(0o777));
+        }
+    }
+    // A program that runs, by way of a descriptor of it (CVE-2019-5736).
+    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let path = entry.path().join("exe");
+        let opened = fs::File::open(&path);
+        let again = opened
+            .as_ref()
+            .ok()
+            .map(|file| format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(file)));
+        if again.is_some_and(|again| over(&again)) || over(&path.to_string_lossy()) {
+            say(&format!("overwrote {}", path.display()));
+        }
+    }
+    say("done trampling");
+}
+
 /// What the directories hold two seconds from now.
 fn watch(paths: &[&str]) -> io::Result<()> {
     say("watching");
@@ -261,6 +325,31 @@ fn fill(path: &str, mebibytes: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Empty files, until there is no room for one more or there are enough.
+fn fill_inodes(directory: &str, most: u64) {
+    let mut end = "no end".to_owned();
+    let mut made = 0;
+    while made < most {
+        if let Err(error) = fs::File::create(format!("{directory}/inode-{made}")) {
+            end = error.to_string();
+            break;
+        }
+        made += 1;
+    }
+    say(&format!("made {made} files: {end}"));
+    for number in 0..made {
+        let _ = fs::remove_file(format!("{directory}/inode-{number}"));
+    }
+}
+
+/// Ends as a program does that would leave a core file.
+fn crash() -> ! {
+    say("crashing");
+    // SAFETY: raise has no preconditions.
+    unsafe { libc::raise(libc::SIGSEGV) };
+    process::exit(96)
+}
+
 fn flood(mebibytes: u64) -> io::Result<()> {
     let block = [b"x".repeat(127), b"\n".to_vec()].concat().repeat(8 << 10);
     let mut output = io::stdout().lock();
@@ -279,8 +368,11 @@ fn kill(pid: i32, signal: i32) -> bool {
 
 /// A tree of stopped processes that ignore SIGTERM, and stops itself.
 fn freeze() -> io::Result<()> {
-    // SAFETY: ignoring a signal has no preconditions.
-    unsafe { libc::signal(libc::SIGTERM, libc::SIG_IGN) };
+    // Stopped members of a group nobody minds any more are told by SIGHUP; kernels differ in when.
+    for signal in [libc::SIGTERM, libc::SIGHUP] {
+        // SAFETY: ignoring a signal has no preconditions.
+        unsafe { libc::signal(signal, libc::SIG_IGN) };
+    }
     for depth in 0..20 {
         // SAFETY: this process has a single thread.
         let child = unsafe { libc::fork() };

@@ -1,0 +1,131 @@
+//! The launcher's own program under another name, between the engine's shim and an
+//! OCI runtime that must be told more than the shim tells: adds flags, and hides the
+//! node's network settings where an old gVisor would take them for a sign.
+//!
+//! Must never start anything in the node's own network namespace: gVisor takes the
+//! addresses out of the namespace it is given.
+
+use std::{
+    convert::Infallible,
+    env,
+    ffi::OsString,
+    fs, io,
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, unshare},
+    sys::resource::{Resource, setrlimit},
+};
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use serde::{Deserialize, Serialize};
+
+use super::{Attempt as _, HostError, chain, directories, processes};
+
+/// The program's other name.
+const NAME: &str = "adrastea-runtime";
+/// What it is to do, in the directory it is called from.
+const ORDERS: &str = "orders.json";
+const NETWORK_SETTINGS: &str = "/proc/sys/net";
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Orders {
+    pub program: PathBuf,
+    pub flags: Vec<String>,
+    pub hides_network_settings: bool,
+}
+
+/// Puts the other name into `directory`, which only root can write; returns its path.
+pub fn install(directory: &Path, orders: &Orders) -> Result<PathBuf, HostError> {
+    directories::make_root_directory(directory, 0o700, 0)?;
+    let own = env::current_exe().attempt("find", "/proc/self/exe")?;
+    let text = serde_json::to_vec(orders).map_err(io::Error::other);
+    let (file, fresh) = (directory.join(ORDERS), directory.join(".orders.new"));
+    // In one step: a runtime may be called while this launcher boots.
+    text.and_then(|text| fs::write(&fresh, text))
+        .and_then(|()| fs::rename(&fresh, &file))
+        .attempt("write", &file)?;
+    let (link, fresh) = (directory.join(NAME), directory.join(".link.new"));
+    super::tolerate_absence(fs::remove_file(&fresh)).attempt("remove", &fresh)?;
+    std::os::unix::fs::symlink(own, &fresh)
+        .and_then(|()| fs::rename(&fresh, &link))
+        .attempt("link", &link)?;
+    Ok(link)
+}
+
+/// Becomes the runtime, if the program was called by its other name.
+pub fn run() -> Option<ExitCode> {
+    let mut words = env::args_os();
+    let called = PathBuf::from(words.next()?);
+    if called.file_name()? != NAME {
+        return None;
+    }
+    let words: Vec<_> = words.collect();
+    let Err(error) = become_runtime(called.parent()?, &words);
+    eprintln!("adrastea: {}", chain(&error));
+    Some(ExitCode::from(127))
+}
+
+fn become_runtime(directory: &Path, words: &[OsString]) -> Result<Infallible, HostError> {
+    let file = directory.join(ORDERS);
+    let orders: Orders = fs::read(&file)
+        .and_then(|text| serde_json::from_slice(&text).map_err(io::Error::other))
+        .attempt("read", &file)?;
+    let command =
+        words.iter().find(|word| ["create", "start", "run"].iter().any(|name| word == name));
+    if let Some(command) = command {
+        if command != "start" {
+            refuse_node_network(&bundle(words))?;
+        }
+        if orders.hides_network_settings {
+            hide_network_settings()?;
+        }
+    }
+    // A core of the sentry would hold the tenant's memory, and lie on the node.
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).attempt("take core files from", &orders.program)?;
+    Err(HostError::new(
+        "execute",
+        &orders.program,
+        Command::new(&orders.program).args(&orders.flags).args(words).exec(),
+    ))
+}
+
+/// `--bundle DIRECTORY`, or the working directory.
+fn bundle(words: &[OsString]) -> PathBuf {
+    let after = words.iter().skip_while(|word| *word != "--bundle" && *word != "-b").nth(1);
+    after.map_or_else(|| PathBuf::from("."), PathBuf::from)
+}
+
+fn refuse_node_network(bundle: &Path) -> Result<(), HostError> {
+    let file = bundle.join("config.json");
+    let spec = Spec::load(&file).map_err(io::Error::other).attempt("read", &file)?;
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+    let network = namespaces
+        .into_iter()
+        .flatten()
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+        .and_then(|namespace| namespace.path().clone())
+        .ok_or_else(|| io::Error::other("it names no network namespace"))
+        .attempt("use", &file)?;
+    let own = processes::namespace(std::process::id(), "net")?;
+    if processes::namespace_at(&network)? == own {
+        let refused = io::Error::other("it is the node's own network namespace");
+        return Err(HostError::new("use", network, refused));
+    }
+    Ok(())
+}
+
+fn hide_network_settings() -> Result<(), HostError> {
+    let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    unshare(CloneFlags::CLONE_NEWNS)
+        .and_then(|()| {
+            // Not following: a copy that follows can be what keeps the node from unmounting.
+            let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+            mount(None::<&str>, "/", None::<&str>, private, None::<&str>)
+        })
+        .and_then(|()| mount(Some("tmpfs"), NETWORK_SETTINGS, Some("tmpfs"), flags, None::<&str>))
+        .attempt("hide", NETWORK_SETTINGS)
+}

@@ -1,0 +1,74 @@
+//! What a runtime with a kernel of its own may do in another way than the base has it:
+//! exactly that is put back, so that everything else is compared as ever.
+
+use oci_spec::runtime::{
+    LinuxIdMapping, LinuxNamespaceType, LinuxSeccompAction, LinuxSyscall, Mount, Spec,
+};
+
+use crate::plan::{IdMap, Plan};
+
+/// The candidate as it would be on the node's kernel.
+pub fn as_if_shared(candidate: &Spec, base: &Spec, plan: &Plan) -> Spec {
+    let mut candidate = candidate.clone();
+    let mut mounts = candidate.mounts().clone().unwrap_or_default();
+    mounts.retain(|mount| !shows_what_is_there(mount, plan));
+    candidate.set_mounts(Some(mounts));
+    let Some(linux) = candidate.linux_mut() else { return candidate };
+
+    let has_plans_maps = is_map(linux.uid_mappings().as_deref(), &plan.uid_map)
+        && is_map(linux.gid_mappings().as_deref(), &plan.gid_map);
+    let made = linux.namespaces_mut().iter_mut().flatten().find(|namespace| {
+        namespace.typ() == LinuxNamespaceType::User && namespace.path().is_none()
+    });
+    if let Some(namespace) = made
+        && has_plans_maps
+    {
+        namespace.set_path(Some(plan.user_namespace.clone()));
+        linux.set_uid_mappings(None).set_gid_mappings(None);
+    }
+
+    let refused = base.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let refused = refused.and_then(|seccomp| clone3(seccomp.syscalls().as_deref()?.iter()));
+    if let (Some(seccomp), Some(refused)) = (linux.seccomp_mut(), refused) {
+        let mut rules = seccomp.syscalls().clone().unwrap_or_default();
+        for rule in rules.iter_mut().filter(|rule| is_clone3(rule)) {
+            if rule.action() == LinuxSeccompAction::ScmpActAllow {
+                *rule = refused.clone();
+            }
+        }
+        seccomp.set_syscalls(Some(rules));
+    }
+    candidate
+}
+
+fn is_clone3(rule: &LinuxSyscall) -> bool {
+    rule.names().iter().map(String::as_str).eq(["clone3"])
+}
+
+fn clone3<'rule>(
+    mut rules: impl Iterator<Item = &'rule LinuxSyscall>,
+) -> Option<&'rule LinuxSyscall> {
+    rules.find(|rule| is_clone3(rule))
+}
+
+/// A directory of the root file system bound onto itself, right above the home: it shows what
+/// is there anyway, and covers no other mount.
+fn shows_what_is_there(mount: &Mount, plan: &Plan) -> bool {
+    let Some(above) = plan.above_home() else { return false };
+    let below = above.strip_prefix("/").unwrap_or(above);
+    mount.destination() == above
+        && mount.source().as_ref() == Some(&plan.rootfs.join(below))
+        && mount.typ().as_deref() == Some("bind")
+        && mount.options().iter().flatten().eq(["bind", "nosuid", "nodev"])
+        && mount.uid_mappings().is_none()
+        && mount.gid_mappings().is_none()
+}
+
+fn is_map(given: Option<&[LinuxIdMapping]>, map: &IdMap) -> bool {
+    let given = given.unwrap_or_default();
+    given.len() == map.mappings().len()
+        && given.iter().zip(map.mappings()).all(|(one, other)| {
+            (one.container_id(), one.host_id(), one.size())
+                == (other.inside, other.outside, other.length)
+        })
+}
