@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pwd
@@ -224,10 +225,17 @@ class Launcher:
     def servers(self) -> list[int]:
         """The host's process ids of everything that runs in this instance's sandboxes."""
         found: list[int] = []
-        for directory in Path("/sys/fs/cgroup").glob(f"**/{self.instance}"):
-            for file in directory.glob("*/**/cgroup.procs"):
-                found += [int(line) for line in file.read_text().split()]
+        for directory in self.control_groups():
+            with contextlib.suppress(OSError):
+                found += [int(line) for line in (directory / "cgroup.procs").read_text().split()]
         return sorted(set(found))
+
+    def control_groups(self) -> list[Path]:
+        """Those of this instance's sandboxes. Groups come and go, a neighbour's too: a walk passes
+        over what has gone, where `Path.glob` fails."""
+        root = Path("/sys/fs/cgroup")
+        tops = [root / self.instance, *(place / self.instance for place in root.iterdir())]
+        return [Path(directory) / name for top in tops for directory, names, _ in os.walk(top) for name in names]
 
     def left_behind(self) -> list[str]:
         """What the host still has of this instance, once the launcher has ended."""
@@ -235,7 +243,7 @@ class Launcher:
         mounts = Path("/proc/self/mountinfo").read_text().splitlines()
         found = [f"mount {line.split()[4]}" for line in mounts if line.split()[4].startswith(mine)]
         found += [f"namespace {path}" for path in Path("/run/netns").glob(self.instance)]
-        found += [f"control group {path}" for path in Path("/sys/fs/cgroup").glob(f"**/{self.instance}/*/")]
+        found += [f"control group {path}" for path in self.control_groups()]
         for file in Path("/proc").glob("[0-9]*/cmdline"):
             try:
                 command = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")

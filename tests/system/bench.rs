@@ -8,7 +8,7 @@ use std::{
 };
 
 use adrastea_proto::v1::{ListRequest, OffersRequest, Phase};
-use adrastea_tests::{Instance, Options, Suite, image::ANSWER, place};
+use adrastea_tests::{Instance, Options, Suite, column, image::ANSWER, place};
 use anyhow::{Context as _, ensure};
 use nix::{
     sys::signal::{Signal, kill},
@@ -23,12 +23,13 @@ pub fn add(suite: &mut Suite) {
         r#"[profiles.failing]
 display_name = "failing"
 image = "small"
-runtimes = ["runc"]
+runtimes = ["{}"]
 egress = "hub"
 command = ["{ANSWER}", "serve", "die", "7"]
 user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
 users = ["*"]
-"#
+"#,
+        column::runtime()
     );
     let options = Options { append: failing, ..Options::default() };
     suite.own(
@@ -54,9 +55,11 @@ async fn a_report_has_its_numbers(instance: &Instance) -> anyhow::Result<()> {
     ensure!(report["machine"]["processor"] != "unknown", "{}", report["machine"]);
     ensure!(report["machine"]["containerd"] != "unknown", "{}", report["machine"]);
     let runtimes = report["runtimes"].as_array().context("no runtimes")?;
-    ensure!(runtimes.len() == 1 && runtimes[0]["runtime"] == "runc", "{runtimes:?}");
+    let name = column::runtime();
+    ensure!(runtimes.len() == 1 && runtimes[0]["runtime"] == *name, "{runtimes:?}");
     let runtime = &runtimes[0];
-    ensure!(runtime["version"].as_str().is_some_and(|it| it.contains("runc")), "{runtime}");
+    let program = if name == "gvisor" { "runsc" } else { &name };
+    ensure!(runtime["version"].as_str().is_some_and(|it| it.contains(program)), "{runtime}");
     let cold = &runtime["starts"]["cold"];
     ensure!(cold["failures"]["count"] == 0, "{cold}");
     spread(&cold["total_ms"], 2)?;
@@ -84,7 +87,7 @@ async fn a_report_has_its_numbers(instance: &Instance) -> anyhow::Result<()> {
     // The small image cannot: that is told, and is no failure.
     ensure!(runtime["inside"].as_array().is_some_and(Vec::is_empty), "{runtime}");
     let left_out = report["left_out"].to_string();
-    ensure!(left_out.contains("inside, runc") && left_out.contains("python3"), "{left_out}");
+    ensure!(left_out.contains(&format!("inside, {name}")) && left_out.contains("python3"), "{left_out}");
     for name in ["start", "storm", "memory"] {
         let png = std::fs::read(folder.join(format!("{name}.png")))?;
         ensure!(png.starts_with(b"\x89PNG") && folder.join(format!("{name}.svg")).exists());
@@ -104,7 +107,7 @@ async fn what_it_costs_is_offered(instance: &Instance) -> anyhow::Result<()> {
     };
     let told = hints().await?;
     let seconds = positive(&report["runtimes"][0]["starts"]["cold"]["total_ms"]["p50"])? / 1000.0;
-    ensure!(told == [("runc".into(), format!("{seconds:.1} s start"))].into(), "{told:?}");
+    ensure!(told == [(column::runtime(), format!("{seconds:.1} s start"))].into(), "{told:?}");
     report["runtimes"][0]["runtime"] = "another".into();
     std::fs::write(&kept, report.to_string())?;
     ensure!(hints().await?.is_empty(), "the profile does not offer that one");

@@ -8,6 +8,7 @@ use std::{
         process::ExitStatusExt as _,
     },
     path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 
@@ -119,18 +120,25 @@ pub fn add(suite: &mut Suite) {
         options("on_delete = \"archive\""),
         |instance| async move { deaths(&instance).await },
     );
-    suite.plain("forget::on_a_full_disk_no_home_is_lost", || {
-        let place = adrastea_tests::place::scratch().join(format!("full-{}", std::process::id()));
-        fs::create_dir_all(&place)?;
-        // Inodes end before bytes: a directory more is too much.
-        let limits = "mode=0711,size=8m,nr_inodes=64";
-        mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some(limits))?;
-        let runtime = tokio::runtime::Runtime::new()?;
-        let result = runtime.block_on(full(&place));
-        umount2(&place, MntFlags::MNT_DETACH)?;
-        fs::remove_dir(&place)?;
-        result
+    suite.plain("forget::on_a_full_disk_no_home_is_lost", || on_a_small_disk(full));
+    suite.plain("forget::on_a_full_disk_a_users_configuration_is_ignored", || {
+        on_a_small_disk(full_and_ignoring)
     });
+}
+
+/// A directory for homes where inodes end before bytes: a directory more is too much.
+fn on_a_small_disk(act: impl AsyncFnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("full-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+    let place = adrastea_tests::place::scratch().join(name);
+    fs::create_dir_all(&place)?;
+    let limits = "mode=0711,size=8m,nr_inodes=64";
+    mount(Some("tmpfs"), &place, Some("tmpfs"), MsFlags::empty(), Some(limits))?;
+    let runtime = tokio::runtime::Runtime::new()?;
+    let result = runtime.block_on(act(&place));
+    umount2(&place, MntFlags::MNT_DETACH)?;
+    fs::remove_dir(&place)?;
+    result
 }
 
 async fn hostile(instance: &Instance) -> anyhow::Result<()> {
@@ -330,10 +338,14 @@ async fn full(root: &Path) -> anyhow::Result<()> {
     let name = only_aside(&instance).await?.name;
     let purged = instance.cli(&["home", "purge", &name])?;
     ensure!(purged.code == 0, "{purged:?}");
-    // And without room for bytes, a server that ignores its user's configuration starts.
-    for number in 0..filler {
-        let _ = fs::remove_file(root.join(format!("filler-{number}")));
-    }
+    instance.nothing_left(Duration::from_secs(5))?;
+    instance.finish().await
+}
+
+/// Without room for bytes, a server that ignores its user's configuration starts.
+async fn full_and_ignoring(root: &Path) -> anyhow::Result<()> {
+    let policy = format!("root = \"{}\"\non_delete = \"archive\"", root.display());
+    let instance = Instance::new(&options(&policy)).await?;
     let mut filler = File::create(root.join("filler"))?;
     while std::io::Write::write(&mut filler, &[0; 4096]).is_ok() {}
     let asked = StartRequest { disable_user_config: true, ..request("ben") };

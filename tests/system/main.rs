@@ -80,6 +80,10 @@ fn main() -> ExitCode {
                 "user_config::is_ignored_in_any_home",
                 "gVisor cannot hold the covers, and such a start is denied",
             ),
+            (
+                "forget::on_a_full_disk_a_users_configuration_is_ignored",
+                "gVisor cannot hold the covers, and such a start is denied",
+            ),
             ("missing::a_runtime", "it takes runc itself away"),
             ("weak_runtime::each_dropped_wall_is_seen_and_named", "its careless runtime is a runc"),
             ("weak_runtime::a_careless_init_is_seen_and_named", "its careless runtime is a runc"),
