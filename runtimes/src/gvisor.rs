@@ -139,6 +139,12 @@ impl Runtime for Gvisor {
 
     fn adapt(&self, mut base: Spec, plan: &Plan) -> Result<Spec, SpecError> {
         let mut mounts = base.mounts().clone().unwrap_or_default();
+        // On a read-only mount this kernel opens no device for writing, not even /dev/null. The
+        // directory is root's, and there is no root inside.
+        for mount in mounts.iter_mut().filter(|mount| *mount.destination() == Path::new("/dev")) {
+            let options = mount.options().iter().flatten().filter(|option| *option != "ro");
+            mount.set_options(Some(options.cloned().collect()));
+        }
         if let Some(place) = plan.above_home() {
             mounts.push(
                 MountBuilder::default()

@@ -87,7 +87,10 @@ async fn a_report_has_its_numbers(instance: &Instance) -> anyhow::Result<()> {
     // The small image cannot: that is told, and is no failure.
     ensure!(runtime["inside"].as_array().is_some_and(Vec::is_empty), "{runtime}");
     let left_out = report["left_out"].to_string();
-    ensure!(left_out.contains(&format!("inside, {name}")) && left_out.contains("python3"), "{left_out}");
+    ensure!(
+        left_out.contains(&format!("inside, {name}")) && left_out.contains("python3"),
+        "{left_out}"
+    );
     for name in ["start", "storm", "memory"] {
         let png = std::fs::read(folder.join(format!("{name}.png")))?;
         ensure!(png.starts_with(b"\x89PNG") && folder.join(format!("{name}.svg")).exists());

@@ -19,7 +19,7 @@ pub const ANNOUNCED: &str = "adrastea-init 1 report ";
 pub const MAX_REPORT: usize = 64 << 10;
 
 /// Directories whose modes are told.
-pub const TOLD_MODES: [&str; 2] = ["/tmp", "/dev/shm"];
+pub const TOLD_MODES: [&str; 3] = ["/tmp", "/dev/shm", "/dev"];
 
 /// The numbers of a device node: major and minor.
 pub type Device = (u64, u64);

@@ -1,6 +1,8 @@
 //! What a runtime with a kernel of its own may do in another way than the base has it:
 //! exactly that is put back, so that everything else is compared as ever.
 
+use std::path::Path;
+
 use oci_spec::runtime::{
     LinuxIdMapping, LinuxNamespaceType, LinuxSeccompAction, LinuxSyscall, Mount, Spec,
 };
@@ -12,6 +14,14 @@ pub fn as_if_shared(candidate: &Spec, base: &Spec, plan: &Plan) -> Spec {
     let mut candidate = candidate.clone();
     let mut mounts = candidate.mounts().clone().unwrap_or_default();
     mounts.retain(|mount| !shows_what_is_there(mount, plan));
+    let devices = base.mounts().iter().flatten().find(|mount| is_dev(mount));
+    for mount in &mut mounts {
+        if let Some(devices) = devices
+            && is_writable_form_of(mount, devices)
+        {
+            *mount = devices.clone();
+        }
+    }
     candidate.set_mounts(Some(mounts));
     let Some(linux) = candidate.linux_mut() else { return candidate };
 
@@ -62,6 +72,19 @@ fn shows_what_is_there(mount: &Mount, plan: &Plan) -> bool {
         && mount.options().iter().flatten().eq(["bind", "nosuid", "nodev"])
         && mount.uid_mappings().is_none()
         && mount.gid_mappings().is_none()
+}
+
+/// The directory of devices without its `ro`: such a kernel opens no device for writing on a
+/// read-only mount. It is root's, and there is no root inside.
+fn is_writable_form_of(mount: &Mount, devices: &Mount) -> bool {
+    let mut writable = devices.clone();
+    let options = devices.options().iter().flatten().filter(|option| *option != "ro");
+    writable.set_options(Some(options.cloned().collect()));
+    *mount == writable
+}
+
+fn is_dev(mount: &Mount) -> bool {
+    mount.destination() == Path::new("/dev")
 }
 
 fn is_map(given: Option<&[LinuxIdMapping]>, map: &IdMap) -> bool {

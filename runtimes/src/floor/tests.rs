@@ -72,6 +72,11 @@ fn what_a_kernel_of_its_own_may_do_others_may_not() {
         assert!(!above(source, destination).is_empty(), "{source} on {destination}");
     }
     assert!(!above(&format!("{rootfs}/etc"), "/etc").is_empty());
+    let spec = base_of(&Gvisor);
+    let position = spec.mounts().iter().flatten().position(|at| at.destination().ends_with("dev"));
+    let options = format!("/mounts/{}/options", position.unwrap());
+    assert_eq!(breaches_under(&Gvisor, &spec), []);
+    assert!(!breaches_under(&Gvisor, &changed(&spec, &options, json!(["nosuid"]))).is_empty());
     let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65536}]);
     let mapped = changed(&base_of(&Gvisor), "/linux/uidMappings", map);
     assert!(!breaches_under(&Gvisor, &mapped).is_empty());

@@ -48,6 +48,7 @@ pub const CHECKS: &[Check] = &[
     Check::read("dev.hpet", c"/dev/hpet"),
     Check::read("dev.cpu-msr", c"/dev/cpu/0/msr"),
     Check::read("dev.null", c"/dev/null"),
+    Check::write("dev.null-write", c"/dev/null"),
     Check::read("dev.urandom", c"/dev/urandom"),
     Check::read("dev.ptmx", c"/dev/ptmx"),
     Check::function("dev.list", listing),

@@ -49,6 +49,13 @@ def best(act, times=3):
     return min(taken)
 
 
+def run(command):
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    if done.returncode != 0:
+        said = done.stderr.strip()[-200:] or "and said nothing"
+        raise RuntimeError(f"{os.path.basename(command[0])} ended with {done.returncode}: {said}")
+
+
 def python_loop():
     def loop():
         total = 0
@@ -118,9 +125,9 @@ def git_status(folder):
             with open(f"{tree}/{number}/{file}.py", "w") as out:
                 out.write("x = 1\n" * 40)
     for command in (["init", "-q"], ["add", "."]):
-        subprocess.run([git, "-C", tree, *command], check=True, capture_output=True)
+        run([git, "-C", tree, *command])
     status = [git, "-C", tree, "status", "--short"]
-    return best(lambda: subprocess.run(status, check=True, capture_output=True)) * 1000
+    return best(lambda: run(status)) * 1000
 
 
 def pip_install(folder):
@@ -137,7 +144,7 @@ def pip_install(folder):
             archive.writestr(name, text)
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
     command += ["--disable-pip-version-check", "--no-cache-dir", "--target", f"{folder}/installed", wheel]
-    return best(lambda: subprocess.run(command, check=True, capture_output=True), 1) * 1000
+    return best(lambda: run(command), 1) * 1000
 
 
 def large_file(folder):
@@ -170,7 +177,7 @@ def imports():
                 if importlib.util.find_spec(module) is None:
                     raise Absent(f"the image has no {module}")
                 command = [sys.executable, "-c", f"import {module}"]
-                return best(lambda: subprocess.run(command, check=True, capture_output=True), 1) * 1000
+                return best(lambda: run(command), 1) * 1000
 
             measure(f"import {module}, {when}", "ms", "lower", act)
 

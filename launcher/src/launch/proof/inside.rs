@@ -51,7 +51,15 @@ pub(super) fn check(
     devices.retain(|name, _| !runtime.own_devices().contains(&name.as_str()));
     files::devices(&devices, broken);
     files::modes(|directory| report.modes.get(directory).copied(), broken);
+    device_directory(report.modes.get("/dev").copied(), broken);
     mounts(&parse_mountinfo(&report.mountinfo), plan, base, broken);
+}
+
+/// It has to be writable, or no device in it could be opened for writing; so nobody but its
+/// root, whom no process inside is, may change what is in it.
+fn device_directory(mode: Option<u32>, broken: &mut Broken) {
+    let mode = mode.unwrap_or(0o777);
+    broken.unless(mode & 0o022 == 0, "modes", format!("/dev has {mode:o}, or could not be read"));
 }
 
 fn mounts(seen: &[MountLine], plan: &Plan, base: &Spec, broken: &mut Broken) {
@@ -86,13 +94,13 @@ fn planned(line: &MountLine, promised: &Mount, broken: &mut Broken) {
     let found = &line.file_system;
     broken.unless(found == kind, "mounts", format!("{shown} is a {found} instead of a {kind}"));
     let options = promised.options().as_deref().unwrap_or_default();
+    // The directory of devices of such a kernel is its own: see `device_directory`.
+    let is_dev = promised.destination() == Path::new("/dev");
     for flag in FLAGS.iter().filter(|flag| options.iter().any(|option| option == *flag)) {
-        broken.unless(files::has(line, flag), "mounts", format!("{shown} is not {flag}"));
+        let stands = files::has(line, flag) || is_dev && *flag == "ro";
+        broken.unless(stands, "mounts", format!("{shown} is not {flag}"));
     }
-    // The device directory of such a kernel is its own, and read-only.
-    let Some(most) = files::bound(options, "size=").filter(|_| !files::has(line, "ro")) else {
-        return;
-    };
+    let Some(most) = files::bound(options, "size=").filter(|_| !is_dev) else { return };
     let found = files::bound(&line.super_options, "size=");
     let stands = found.is_some_and(|found| found <= most.next_multiple_of(files::PAGE));
     broken.unless(stands, "mounts", format!("{shown} holds {found:?} bytes instead of {most}"));

@@ -70,7 +70,9 @@ fn told() -> Report {
         mountinfo: MOUNTS.into(),
         environment: vec!["HOME=/".into(), "PATH=/usr/local/bin:/usr/bin:/bin".into()],
         rlimits: rlimits(),
-        modes: BTreeMap::from([("/tmp".into(), 0o1777), ("/dev/shm".into(), 0o1777)]),
+        modes: [("/tmp", 0o1777), ("/dev/shm", 0o1777), ("/dev", 0o755)]
+            .map(|(path, mode)| (path.to_owned(), mode))
+            .into(),
         devices,
         descriptors: vec![(0, "host:[1]".into()), (3, "anon_inode:[signalfd]".into())],
         program: PathBuf::from("/.adrastea/init"),
@@ -164,7 +166,7 @@ fn each_broken_wall_that_the_init_tells_of_is_named() {
         let found = broken(&standing(), &report);
         assert!(found.iter().any(|line| line.starts_with(wall)), "{wall}, {new}: {found:?}");
     }
-    let cases: [(&str, Break); 12] = [
+    let cases: [(&str, Break); 13] = [
         ("no_new_privs", |told| told.no_new_privileges = false),
         ("identity", |told| told.status.clear()),
         ("mounts", |told| told.mountinfo.clear()),
@@ -175,6 +177,9 @@ fn each_broken_wall_that_the_init_tells_of_is_named() {
         }),
         ("modes", |told| {
             told.modes.insert("/tmp".into(), 0o755);
+        }),
+        ("modes", |told| {
+            told.modes.insert("/dev".into(), 0o777);
         }),
         ("modes", |told| told.modes.clear()),
         ("devices", |told| {
