@@ -82,7 +82,7 @@ static LIMITATIONS: [Limitation; 8] = [
         why: "gVisor's tmpfs counts bytes alone; each file is paid from the server's memory",
     },
     Limitation {
-        what: "no performance counters, no FUSE, no devices, no nested containers",
+        what: "no performance counters, no FUSE, no devices, no nested containers, no copy_file_range, no pidfds",
         why: "gVisor's kernel does not have them",
     },
 ];

@@ -235,7 +235,9 @@ class Launcher:
         over what has gone, where `Path.glob` fails."""
         root = Path("/sys/fs/cgroup")
         tops = [root / self.instance, *(place / self.instance for place in root.iterdir())]
-        return [Path(directory) / name for top in tops for directory, names, _ in os.walk(top) for name in names]
+        return [
+            Path(directory) / name for top in tops for directory, names, _ in os.walk(top) for name in names
+        ]
 
     def left_behind(self) -> list[str]:
         """What the host still has of this instance, once the launcher has ended."""
