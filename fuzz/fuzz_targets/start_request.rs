@@ -32,7 +32,7 @@ fuzz_target!(|bytes: &[u8]| {
     let layout =
         Layout { instance: "adrastea".into(), state: "/var/lib/a".into(), run: "/run/a".into() };
     let plan = Sandbox::new(record, Ipv4Addr::LOCALHOST, &layout).plan();
-    let runtime = by_name(&decision.runtime).expect("a granted runtime exists");
+    let runtime = by_name(&decision.runtime_kind).expect("a granted runtime exists");
     let spec = build_spec(runtime, &plan).expect("a granted request has a spec");
     floor::check(&spec, &plan).expect("the floor holds");
 });

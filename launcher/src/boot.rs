@@ -1,11 +1,9 @@
 //! Puts a launcher together from its configuration: directories, store, engine,
 //! runtimes, network, and takes over what already runs. And takes it apart.
 
-use std::{collections::BTreeMap, fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
+use std::{fs, net::Ipv4Addr, path::Path, sync::Arc, time::Duration};
 
-use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
-    RuntimeSettings,
     engine::{
         Engine, ImageLimits, TaskState,
         containerd::{
@@ -19,23 +17,23 @@ use anyhow::{Context as _, anyhow};
 use tokio::task::JoinHandle;
 
 use crate::{
-    config::{Config, ContainerdMode, RuntimeConfig},
+    config::{Config, ContainerdMode},
     config_check::network_settings,
     failpoint,
     home::{self, OwnedHome},
     host::{
         Attempt as _, HostError, cgroups::Hierarchy, commands, directories, lock::InstanceLock,
-        mounts, users, wrapper,
+        mounts, users,
     },
     image,
     launch::{
-        Launcher, Parts, RuntimeState,
-        failure::{Failure, chain},
+        Launcher, Parts,
+        failure::chain,
         neighbours::Neighbours,
         node::{self, NodeGround},
         sandbox::{Layout, Sandbox},
     },
-    names,
+    names, node_runtimes,
     network::{Gate, Live, Network, Subnet},
     store::{Pools, SandboxState, Store, StoreError},
 };
@@ -82,41 +80,6 @@ pub fn managed_settings(config: &Config, layout: &Layout) -> Option<ManagedSetti
     })
 }
 
-/// Whether this node can run a runtime: it is installed and not below the floor.
-pub fn runtime_state(name: &str, runtime: &RuntimeConfig, layout: &Layout) -> RuntimeState {
-    let missing =
-        |message: String, hint: &str| Failure::new(FailureReason::RuntimeMissing, message, hint);
-    let driver = adrastea_runtimes::by_name(name)
-        .ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
-    let printed = commands::output(&runtime.binary, &["--version"])
-        .map_err(|error| missing(chain(&error), "install it, or set its path under [runtimes]"))?;
-    let checked = driver.version_floor().check(&printed, &runtime.accept_vulnerable).map_err(|error| {
-        missing(chain(&error), "install a fixed version; to accept the risk, name each hole in runtimes.<name>.accept_vulnerable")
-    })?;
-    for hole in &checked.accepted {
-        tracing::warn!(runtime = name, version = %checked.version, hole = hole.name, "running a runtime with a known way out, because the configuration accepts it");
-    }
-    Ok(RuntimeSettings {
-        binary: runtime.binary.clone(),
-        root: layout.run.join(name),
-        version: checked.version,
-    })
-}
-
-/// What the engine calls: the program, or ours before it.
-fn callable(name: &str, settings: RuntimeSettings, layout: &Layout) -> RuntimeState {
-    let Some(driver) = adrastea_runtimes::by_name(name).filter(|it| !it.flags().is_empty()) else {
-        return Ok(settings);
-    };
-    let orders = wrapper::Orders {
-        program: settings.binary,
-        flags: driver.flags().iter().map(ToString::to_string).collect(),
-        hides_network_settings: driver.hides_network_settings(settings.version),
-    };
-    let binary = wrapper::install(&layout.run.join("wrappers").join(name), &orders)?;
-    Ok(RuntimeSettings { binary, ..settings })
-}
-
 impl Node {
     /// Boots: nothing is served before what lives is known.
     pub async fn boot(config: Config) -> anyhow::Result<Self> {
@@ -156,29 +119,7 @@ impl Node {
         let managed = managed_settings(&config, &layout);
         let engine = connect(&config, managed.as_ref()).await?;
         failpoint::hit("boot", "engine");
-        let runtimes: BTreeMap<_, _> = config
-            .runtimes
-            .iter()
-            .map(|(name, runtime)| {
-                let state = runtime_state(name, runtime, &layout)
-                    .and_then(|settings| callable(name, settings, &layout));
-                (name.clone(), state)
-            })
-            .collect();
-        for (name, state) in &runtimes {
-            match state {
-                Ok(settings) => {
-                    tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready");
-                }
-                Err(failure) => tracing::error!(
-                    runtime = name,
-                    message = failure.message,
-                    hint = failure.hint,
-                    "runtime cannot be used"
-                ),
-            }
-        }
-
+        let runtimes = node_runtimes::all(&config);
         let cgroups = Hierarchy::detect();
         cgroups.make(&layout.cgroup_parent())?;
         let subnet = subnet(&config).context("network.subnet is no subnet")?;

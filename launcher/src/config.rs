@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     config_images::ImageStoreConfig,
     config_metrics::MetricsConfig,
+    config_runtimes::RuntimeConfig,
     quantity::{ByteSize, Cpus},
 };
 
@@ -262,15 +263,6 @@ impl NodeLimits {
             (processors * 4).max(16).max(self.concurrent_starts)
         })
     }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RuntimeConfig {
-    pub binary: PathBuf,
-    /// CVEs this node accepts in a runtime below the version floor, by name.
-    #[serde(default)]
-    pub accept_vulnerable: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

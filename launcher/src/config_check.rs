@@ -82,15 +82,9 @@ pub fn problems(config: &Config) -> Vec<String> {
     if config.limits.starting_servers() < config.limits.concurrent_starts {
         problems.push("limits.starting_servers is below limits.concurrent_starts".into());
     }
-    for name in config.runtimes.keys() {
-        if adrastea_runtimes::by_name(name).is_none() {
-            let known: Vec<_> =
-                adrastea_runtimes::all().iter().map(|runtime| runtime.name()).collect();
-            problems.push(format!("runtimes.{name} is no runtime; there is: {}", known.join(", ")));
-        }
-    }
+    problems.extend(config.runtime_problems());
     for (number, floor) in config.runtime_floors.iter().enumerate() {
-        if adrastea_runtimes::by_name(&floor.least).is_none() {
+        if config.driver(&floor.least).is_none() {
             problems.push(format!("runtime_floors[{number}].least is no runtime: {}", floor.least));
         }
         if floor.groups.is_empty() && floor.users.is_empty() {
@@ -173,7 +167,8 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
         if !config.runtimes.contains_key(runtime) {
             say(format!("runtime `{runtime}` is not under [runtimes]"));
         }
-        let refusal = adrastea_runtimes::by_name(runtime)
+        let refusal = config
+            .driver(runtime)
             .and_then(|driver| driver.refuses_home(&profile.user.home));
         if let Some(reason) = refusal {
             let home = profile.user.home.display();

@@ -28,6 +28,8 @@ pub struct Decision {
     pub request_id: RequestId,
     pub profile: String,
     pub runtime: String,
+    /// The driver behind that name.
+    pub runtime_kind: String,
     pub image: PinnedImage,
     pub egress: String,
     pub user: ProfileUser,
@@ -109,7 +111,7 @@ pub fn runtimes<'config>(
 ) -> Vec<&'config String> {
     let floor = floor_of(config, user);
     let stands =
-        |name: &&String| floor.as_ref().is_none_or(|floor| strength(name) >= Some(floor.strength));
+        |name: &&String| floor.as_ref().is_none_or(|floor| strength(config, name) >= Some(floor.strength));
     profile.runtimes.iter().filter(stands).collect()
 }
 
@@ -134,13 +136,13 @@ fn floor_of<'config>(config: &'config Config, user: &str) -> Option<Floor<'confi
     applying
         .filter_map(|(number, floor)| {
             let rule = format!("runtime_floors[{number}]");
-            Some(Floor { least: &floor.least, strength: strength(&floor.least)?, rule })
+            Some(Floor { least: &floor.least, strength: strength(config, &floor.least)?, rule })
         })
         .max_by_key(|floor| floor.strength)
 }
 
-fn strength(runtime: &str) -> Option<Strength> {
-    adrastea_runtimes::by_name(runtime).map(Runtime::strength)
+fn strength(config: &Config, runtime: &str) -> Option<Strength> {
+    config.driver(runtime).map(Runtime::strength)
 }
 
 /// Decides on a request. Changes nothing.
@@ -214,7 +216,7 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
 
     let ignore_user_config =
         request.disable_user_config || profile.user_config == UserConfig::Ignored;
-    let holds_covers = adrastea_runtimes::by_name(&runtime).is_none_or(Runtime::holds_covers);
+    let holds_covers = config.driver(&runtime).is_none_or(Runtime::holds_covers);
     if ignore_user_config && !holds_covers {
         let what = format!("a server under `{runtime}` that ignores the user's configuration");
         return Err(denied(what, rule("user_config")));
@@ -256,6 +258,7 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
 
     Ok(Decision {
         profile: name.clone(),
+        runtime_kind: config.runtime_kind(&runtime).to_owned(),
         runtime,
         image: PinnedImage { name: image.clone(), reference, digest },
         egress: profile.egress.clone(),

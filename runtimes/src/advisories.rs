@@ -10,6 +10,7 @@ use crate::version::{Advisory, Fix, VersionFloor};
 /// fixes keep the old number: that is what an operator's written override is for.
 pub static RUNC: VersionFloor = VersionFloor {
     runtime: "runc",
+    program: "runc",
     advisories: &[
         // GHSA-xr7r-f8xq-vfvv
         Advisory {
@@ -54,6 +55,7 @@ pub static RUNC: VersionFloor = VersionFloor {
 /// there, and those that only tell sandboxes apart on the wire are no way out.
 pub static GVISOR: VersionFloor = VersionFloor {
     runtime: "gvisor",
+    program: "runsc",
     advisories: &[
         // The record of CVE-2025-2713 names release-20250319.0.
         Advisory {
@@ -68,6 +70,7 @@ pub static GVISOR: VersionFloor = VersionFloor {
 /// count, too: an existing containerd may serve it.
 pub static CONTAINERD: VersionFloor = VersionFloor {
     runtime: "containerd",
+    program: "containerd",
     advisories: &[
         // GHSA-36xw-fx78-c5r4
         Advisory {

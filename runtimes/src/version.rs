@@ -35,6 +35,8 @@ pub struct Advisory {
 #[derive(Debug)]
 pub struct VersionFloor {
     pub runtime: &'static str,
+    /// The first word that the program prints, of which the advisories are.
+    pub program: &'static str,
     pub advisories: &'static [Advisory],
 }
 
@@ -44,9 +46,30 @@ pub enum VersionError {
     Unreadable { runtime: &'static str, text: String },
     #[error("{runtime} {version} has known ways out: {}", names(holes))]
     BelowFloor { runtime: &'static str, version: Version, holes: Vec<&'static Advisory> },
+    #[error("{program} {version} is older than {least}, the least that is accepted")]
+    TooOld { program: String, version: Version, least: Version },
+    #[error("nothing is known here of the versions of `{program}`")]
+    NoFloor { program: String },
     /// A name that is not in the table accepts nothing: a typing error, or an old entry.
     #[error("`{name}` is no hole known of {runtime}")]
     UnknownName { runtime: &'static str, name: String },
+}
+
+impl VersionError {
+    /// What an administrator can do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Unreadable { .. } => "see what `BINARY --version` prints",
+            Self::BelowFloor { .. } => {
+                "install a fixed version; to accept the risk, name each hole in runtimes.<name>.accept_vulnerable"
+            }
+            Self::TooOld { .. } => "install a newer one, or lower runtimes.<name>.version_floor",
+            Self::NoFloor { .. } => {
+                "read its advisories, and say from which version on it is trusted: runtimes.<name>.version_floor"
+            }
+            Self::UnknownName { .. } => "correct runtimes.<name>.accept_vulnerable",
+        }
+    }
 }
 
 fn names(holes: &[&Advisory]) -> String {
@@ -84,6 +107,33 @@ impl VersionFloor {
             Ok(Checked { version, accepted })
         } else {
             Err(VersionError::BelowFloor { runtime: self.runtime, version, holes })
+        }
+    }
+
+    /// As [`VersionFloor::check`], for a program that may be another one behind the same driver:
+    /// of such a one no hole is known here, so the operator says what is the least.
+    pub fn admit(
+        &self,
+        printed: &str,
+        accepted: &[String],
+        least: Option<Version>,
+    ) -> Result<Checked, VersionError> {
+        let program = printed.split_whitespace().next().unwrap_or_default();
+        let checked = if program == self.program || parse_printed(printed).is_none() {
+            self.check(printed, accepted)?
+        } else if least.is_none() {
+            let program = program.chars().take(64).collect();
+            return Err(VersionError::NoFloor { program });
+        } else {
+            Self { advisories: &[], ..*self }.check(printed, accepted)?
+        };
+        match least {
+            Some(least) if checked.version < least => Err(VersionError::TooOld {
+                program: program.chars().take(64).collect(),
+                version: checked.version,
+                least,
+            }),
+            _ => Ok(checked),
         }
     }
 
@@ -242,6 +292,42 @@ mod tests {
         }
         let accepted = floor.check("runsc version 0.0~20240729.0", &["CVE-2025-2713".into()]);
         assert_eq!(accepted.unwrap().version.to_string(), "20240729.0");
+    }
+
+    #[test]
+    fn another_program_needs_a_floor_of_the_operators() {
+        let floor = crate::runc::Runc.version_floor();
+        let least = |text: &str| Some(text.parse::<Version>().unwrap());
+        let youki = "youki version: 0.7.0\ncommit: 0.7.0-VERGEN_IDEMPOTENT_OUTPUT";
+        assert!(matches!(floor.admit(youki, &[], None), Err(VersionError::NoFloor { .. })));
+        let checked = floor.admit(youki, &[], least("0.5.7")).unwrap();
+        assert_eq!((checked.version.to_string().as_str(), checked.accepted.len()), ("0.7.0", 0));
+        assert!(floor.admit(youki, &[], least("0.7.0")).is_ok());
+        for (printed, least) in
+            [(youki, least("0.7.1")), ("youki version: 0.7.0-rc.1", least("0.7.0"))]
+        {
+            let error = floor.admit(printed, &[], least).unwrap_err();
+            assert!(matches!(error, VersionError::TooOld { .. }), "{error}");
+        }
+        // Holes of runc are none of its.
+        let accepted = ["CVE-2025-31133".to_owned()];
+        assert!(matches!(
+            floor.admit(youki, &accepted, least("0.5.7")),
+            Err(VersionError::UnknownName { .. })
+        ));
+        // A floor beside it takes nothing away from what is known of runc itself.
+        assert!(matches!(
+            floor.admit("runc version 1.3.5", &[], least("1.0.0")),
+            Err(VersionError::BelowFloor { .. })
+        ));
+        assert!(matches!(
+            floor.admit("runc version 1.3.6", &[], least("1.4.0")),
+            Err(VersionError::TooOld { .. })
+        ));
+        for unreadable in ["", "youki", "youki version new"] {
+            let found = floor.admit(unreadable, &[], least("0.5.7"));
+            assert!(matches!(found, Err(VersionError::Unreadable { .. })), "{unreadable}");
+        }
     }
 
     #[test]

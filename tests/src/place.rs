@@ -48,6 +48,12 @@ pub fn scratch() -> PathBuf {
     named("ADRASTEA_TEST_SCRATCH", "tests")
 }
 
+/// Another runc-compatible program, where somebody has built it as the documents say.
+pub fn youki() -> Option<PathBuf> {
+    let named = env::var_os("ADRASTEA_YOUKI").map(PathBuf::from);
+    named.or_else(|| Some(tools().join("youki/bin/youki"))).filter(|path| path.is_file())
+}
+
 /// The first binary that is not there.
 pub fn missing() -> Option<PathBuf> {
     let bin = tools().join("bin");

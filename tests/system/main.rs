@@ -35,6 +35,7 @@ mod storms;
 mod time_jumps;
 mod user_config;
 mod weak_runtime;
+mod youki;
 
 use std::process::ExitCode;
 
@@ -73,6 +74,7 @@ fn main() -> ExitCode {
     missing::add(&mut suite);
     side_by_side::add(&mut suite);
     weak_runtime::add(&mut suite);
+    youki::add(&mut suite);
     suite.not_under(
         "gvisor",
         &[
@@ -86,6 +88,7 @@ fn main() -> ExitCode {
             ),
             ("missing::a_runtime", "it takes runc itself away"),
             ("weak_runtime::each_dropped_wall_is_seen_and_named", "its careless runtime is a runc"),
+            ("weak_runtime::an_open_device_directory_is_closed", "its careless runtime is a runc"),
             ("weak_runtime::a_careless_init_is_seen_and_named", "its careless runtime is a runc"),
             (
                 "causes::too_many_processes_are_told",

@@ -142,6 +142,29 @@ pub fn add(suite: &mut Suite) {
         },
     );
     suite.own(
+        "weak_runtime::an_open_device_directory_is_closed",
+        Options::default(),
+        |instance| async move {
+            let runc = place::tools().join("bin/runc").display().to_string();
+            let weak = weak_runtime(&instance, "option('/dev', 'ro')")?.display().to_string();
+            config::write(&instance.config(), &instance.config_text().replace(&runc, &weak))?;
+            instance.restart_launcher(Signal::SIGTERM).await?;
+            let server = instance.start("ana").await?;
+            let mounts = instance.http(server.address(), "/cat/proc/self/mountinfo")?.1;
+            let device = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/dev"));
+            let is_read_only = |line: &str| {
+                line.split(' ')
+                    .nth(5)
+                    .is_some_and(|options| options.split(',').any(|it| it == "ro"))
+            };
+            ensure!(device.is_some_and(is_read_only), "{mounts}");
+            // What is mounted below it is as it was.
+            let shared = mounts.lines().find(|line| line.split(' ').nth(4) == Some("/dev/shm"));
+            ensure!(shared.is_some_and(|line| !is_read_only(line)), "{mounts}");
+            Ok(())
+        },
+    );
+    suite.own(
         "weak_runtime::each_dropped_wall_is_seen_and_named",
         Options::default(),
         |instance| async move {

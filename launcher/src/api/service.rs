@@ -268,7 +268,7 @@ impl launcher_server::Launcher for LauncherService {
                     runtime_descriptions: runtimes
                         .iter()
                         .filter_map(|name| {
-                            let driver = adrastea_runtimes::by_name(name)?;
+                            let driver = config.driver(name)?;
                             Some((name.clone(), driver.description().to_owned()))
                         })
                         .collect(),

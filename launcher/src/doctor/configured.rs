@@ -9,6 +9,7 @@ use crate::{
     home,
     host::{commands, users},
     launch::failure::chain,
+    node_runtimes,
 };
 
 /// What its version says about it: which known holes it has, and which of them are accepted.
@@ -37,7 +38,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let layout = boot::layout(config);
     for (name, runtime) in &config.runtimes {
-        findings.push(match boot::runtime_state(name, runtime, &layout) {
+        findings.push(match node_runtimes::installed(config, name, runtime) {
             Ok(settings) if runtime.accept_vulnerable.is_empty() => {
                 let version =
                     commands::output(&settings.binary, &["--version"]).unwrap_or_default();
@@ -54,7 +55,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
             ),
             Err(failure) => problem(failure.message, failure.hint),
         });
-        let driver = adrastea_runtimes::by_name(name);
+        let driver = config.driver(name);
         for limitation in driver.map(adrastea_runtimes::Runtime::limitations).unwrap_or_default() {
             findings.push(fine(format!(
                 "runtime {name} cannot: {} ({})",

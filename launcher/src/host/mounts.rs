@@ -15,7 +15,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::{
+    fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2},
+    mount::{MntFlags, MsFlags, mount, umount2},
+};
 
 use super::{Attempt as _, HostError};
 
@@ -221,25 +224,27 @@ pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result
     let tree = clone_tree(directory).attempt("clone mount for", target)?;
     set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, None)
         .attempt("set attributes for", target)?;
-    let c_target = c_string(target).attempt("name", target)?;
     in_mount_namespace(pid, || {
-        // SAFETY: an all-zero `open_how` is valid: no flags, no mode, no restriction.
-        let mut how: libc::open_how = unsafe { std::mem::zeroed() };
-        how.flags = u64::from((libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC).unsigned_abs());
-        how.resolve = libc::RESOLVE_NO_SYMLINKS | libc::RESOLVE_NO_MAGICLINKS;
-        // SAFETY: `c_target` and `how` live through the call, and the true size of `how` is passed.
-        let mount_point = owned_fd(checked(unsafe {
-            libc::syscall(
-                libc::SYS_openat2,
-                libc::AT_FDCWD,
-                c_target.as_ptr(),
-                &raw const how,
-                size_of::<libc::open_how>(),
-            )
-        }))?;
+        let mount_point = open_without_links(target)?;
         attach_at(tree.as_fd(), mount_point.as_fd())
     })
     .attempt("attach", target)
+}
+
+/// Makes what is mounted on `target`, and nothing below it, read-only inside the mount
+/// namespace of process `pid`. Nothing mounted there is an error.
+pub fn make_read_only_inside(pid: u32, target: &Path) -> Result<(), HostError> {
+    in_mount_namespace(pid, || {
+        set_attributes(open_without_links(target)?.as_fd(), libc::MOUNT_ATTR_RDONLY, None)
+    })
+    .attempt("make read-only", target)
+}
+
+/// A directory by its path, with no link on the way.
+fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let no_links = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    Ok(openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(no_links))?)
 }
 
 /// Makes `path` a private mount of its own, so that nothing mounted below it

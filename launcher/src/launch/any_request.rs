@@ -83,7 +83,7 @@ fn stands(request: &v1::StartRequest) -> Result<bool, TestCaseError> {
     let layout =
         Layout { instance: "adrastea".into(), state: "/var/lib/a".into(), run: "/run/a".into() };
     let plan = Sandbox::new(record, Ipv4Addr::LOCALHOST, &layout).plan();
-    let runtime = adrastea_runtimes::by_name(&decision.runtime).unwrap();
+    let runtime = adrastea_runtimes::by_name(&decision.runtime_kind).unwrap();
     let spec = build_spec(runtime, &plan);
     prop_assert!(spec.is_ok(), "{:?}", spec.err());
     let spec = spec.unwrap();

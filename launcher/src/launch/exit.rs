@@ -112,7 +112,7 @@ fn signal_name(signal: i32) -> String {
 
 /// What the control group counts against: a kernel of its own needs some, too.
 fn limit_of_processes(facts: &Facts) -> u32 {
-    adrastea_runtimes::by_name(&facts.runtime)
+    adrastea_runtimes::by_name(facts.driver_name())
         .map_or(facts.processes, |runtime| runtime.host_processes(facts.processes))
 }
 

@@ -180,7 +180,7 @@ impl Launcher {
             "identity.first_run_id to identity.last_run_id",
         ));
         values.push(value("address", "leased at the start", "network.subnet"));
-        let driver = adrastea_runtimes::by_name(&decision.runtime);
+        let driver = adrastea_runtimes::by_name(&decision.runtime_kind);
         values.extend(driver.into_iter().flat_map(<dyn Runtime>::limitations).map(|limitation| {
             let rule = format!("runtime {}: {}", decision.runtime, limitation.why);
             value("what it cannot do", limitation.what, rule)
@@ -225,7 +225,8 @@ impl Launcher {
         if let Err(failure) = self.runtime(name) {
             obstacles.push(failure.message);
         }
-        let built = adrastea_runtimes::by_name(name)
+        let built = sandbox
+            .runtime()
             .map(|runtime| adrastea_runtimes::build_spec(runtime, &sandbox.plan()));
         match built {
             Some(Ok(spec)) => serde_json::to_string_pretty(&spec).unwrap_or_default(),
@@ -266,6 +267,7 @@ fn recorded(facts: &Facts) -> Vec<v1::ExplainedValue> {
     let numbers: BTreeMap<&str, String> = BTreeMap::from([
         ("profile", facts.profile.clone()),
         ("runtime", facts.runtime.clone()),
+        ("runtime's driver", facts.driver_name().to_owned()),
         ("image reference", facts.image_reference.clone()),
         ("image digest", facts.image_digest.clone()),
         ("egress", facts.egress.clone()),

@@ -361,7 +361,7 @@ impl Launcher {
             )
         };
         let settings = self.runtimes.get(name).ok_or_else(missing)?.clone()?;
-        Ok((adrastea_runtimes::by_name(name).ok_or_else(missing)?, settings))
+        Ok((self.config().driver(name).ok_or_else(missing)?, settings))
     }
 
     pub fn get(&self, key: &ServerKey) -> Option<Arc<Entry>> {
@@ -549,6 +549,7 @@ fn facts(decision: &Decision, disk: DiskIdentity) -> Facts {
     Facts {
         profile: decision.profile.clone(),
         runtime: decision.runtime.clone(),
+        runtime_kind: decision.runtime_kind.clone(),
         image_reference: decision.image.reference.clone(),
         image_digest: decision.image.digest.clone(),
         egress: decision.egress.clone(),

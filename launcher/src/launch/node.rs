@@ -342,6 +342,10 @@ impl Ground for NodeGround {
             Failure::caused_by(FailureReason::Internal, &error, "report this defect")
         })?;
         confinement::separate_cores(waiting.pid)?;
+        if waiting.report.is_none() {
+            // The runtime makes devices in it, and not each closes it then (youki 0.7 does not).
+            mounts::make_read_only_inside(waiting.pid, Path::new("/dev"))?;
+        }
         let broken = self.broken_walls(sandbox, &plan, &base, waiting).map_err(|error| {
             let hint = "a wall that cannot be seen does not stand; nothing was started";
             Failure::caused_by(FailureReason::Proof, &error, hint)

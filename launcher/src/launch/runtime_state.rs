@@ -13,7 +13,7 @@ use crate::host::{Attempt as _, HostError, directories, tolerate_absence};
 /// Every sandbox of which a runtime keeps something.
 pub fn owners(layout: &Layout) -> Result<Vec<SandboxId>, HostError> {
     let mut found = Vec::new();
-    for root in layout.runtime_states() {
+    for root in layout.runtime_states()? {
         found.extend(directories::names(&root)?.iter().filter_map(|name| owner(name)));
     }
     Ok(found)
@@ -21,7 +21,7 @@ pub fn owners(layout: &Layout) -> Result<Vec<SandboxId>, HostError> {
 
 /// Removes all that any runtime keeps of one sandbox.
 pub fn remove(layout: &Layout, id: &SandboxId) -> Result<(), HostError> {
-    for root in layout.runtime_states() {
+    for root in layout.runtime_states()? {
         for name in directories::names(&root)? {
             if owner(&name).as_ref() == Some(id) {
                 remove_entry(&root.join(name))?;

@@ -12,7 +12,11 @@ use adrastea_runtimes::{
     plan::{IdMap, ImageUser, Limits, Plan, SandboxId},
 };
 
-use crate::{host::confinement, image, store::SandboxRecord};
+use crate::{
+    host::{HostError, confinement, directories},
+    image,
+    store::SandboxRecord,
+};
 
 /// Where a launcher keeps things: the same for all its sandboxes.
 #[derive(Clone, Debug)]
@@ -40,10 +44,26 @@ impl Layout {
         self.state.join("empty")
     }
 
-    /// Where each runtime keeps what it knows of our containers (`<root>/<namespace>`).
-    pub fn runtime_states(&self) -> Vec<PathBuf> {
-        let names = adrastea_runtimes::all().iter().map(|runtime| runtime.name());
-        names.map(|name| self.run.join(name).join(&self.instance)).collect()
+    /// Where the runtime of this name keeps its state. The operator's own names are apart, so
+    /// that none is that of anything else there.
+    pub fn runtime_root(&self, name: &str) -> PathBuf {
+        match adrastea_runtimes::by_name(name) {
+            Some(_) => self.run.join(name),
+            None => self.named_runtimes().join(name),
+        }
+    }
+
+    fn named_runtimes(&self) -> PathBuf {
+        self.run.join("runtimes")
+    }
+
+    /// Where each runtime keeps what it knows of our containers (`<root>/<namespace>`); also
+    /// those that no configuration names any more.
+    pub fn runtime_states(&self) -> Result<Vec<PathBuf>, HostError> {
+        let drivers = adrastea_runtimes::all().iter().map(|runtime| self.run.join(runtime.name()));
+        let named = self.named_runtimes();
+        let others = directories::names(&named)?.into_iter().map(|name| named.join(name));
+        Ok(drivers.chain(others).map(|root| root.join(&self.instance)).collect())
     }
 
     /// What pulls have fetched so far.
@@ -142,7 +162,7 @@ impl Sandbox {
 
     /// The driver it runs under; none for one that this launcher no longer knows.
     pub fn runtime(&self) -> Option<&'static dyn Runtime> {
-        adrastea_runtimes::by_name(&self.record.facts.runtime)
+        adrastea_runtimes::by_name(self.record.facts.driver_name())
     }
 
     /// What the runtimes get to know of it.

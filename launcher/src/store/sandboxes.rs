@@ -42,6 +42,9 @@ pub struct NewSandbox {
 pub struct Facts {
     pub profile: String,
     pub runtime: String,
+    /// The driver behind that name; empty where it is the name itself.
+    #[serde(default)]
+    pub runtime_kind: String,
     pub image_reference: String,
     pub image_digest: String,
     pub egress: String,
@@ -61,6 +64,13 @@ pub struct Facts {
     #[serde(default)]
     pub ignore_user_config: bool,
     pub started_at: u64,
+}
+
+impl Facts {
+    /// The driver, by its name.
+    pub fn driver_name(&self) -> &str {
+        if self.runtime_kind.is_empty() { &self.runtime } else { &self.runtime_kind }
+    }
 }
 
 /// How a sandbox ended.
@@ -329,6 +339,7 @@ pub(crate) mod tests {
             facts: Facts {
                 profile: "p".into(),
                 runtime: "runc".into(),
+                runtime_kind: String::new(),
                 image_reference: "i".into(),
                 image_digest: "sha256:0".into(),
                 egress: "hub".into(),

@@ -17,6 +17,7 @@ mod forget;
 mod ground;
 mod history;
 mod inits;
+mod named_runtime;
 mod order;
 mod policy;
 mod queue;

@@ -111,13 +111,14 @@ impl World {
 
     /// A launcher as it is before it looks around.
     pub fn launcher(&self) -> Arc<Launcher> {
-        let settings = RuntimeSettings {
+        let settings = |name: &str| RuntimeSettings {
             binary: "/usr/sbin/runc".into(),
-            root: self.layout.run.join("runc"),
+            root: self.layout.runtime_root(name),
             version: "1.3.6".parse().unwrap(),
         };
+        let names = self.config.runtimes.keys();
         let runtimes: BTreeMap<String, RuntimeState> =
-            BTreeMap::from([("runc".into(), Ok(settings))]);
+            names.map(|name| (name.clone(), Ok(settings(name)))).collect();
         Launcher::new(Parts {
             config: Arc::new(self.config.clone()),
             layout: self.layout.clone(),
