@@ -33,8 +33,9 @@ use crate::{
         node::{self, NodeGround},
         sandbox::{Layout, Sandbox},
     },
-    names, node_runtimes,
+    names,
     network::{Gate, Live, Network, Subnet},
+    node_runtimes,
     store::{Pools, SandboxState, Store, StoreError},
 };
 
@@ -117,9 +118,14 @@ impl Node {
         failpoint::hit("boot", "ledger");
 
         let managed = managed_settings(&config, &layout);
-        let engine = connect(&config, managed.as_ref()).await?;
+        // Beside the engine's start, because both take their time; and never left alone, because
+        // it has something to take away.
+        let asked = config.clone();
+        let runtimes = tokio::task::spawn_blocking(move || node_runtimes::all(&asked));
+        let engine = connect(&config, managed.as_ref()).await;
+        let runtimes = runtimes.await?;
+        let engine = engine?;
         failpoint::hit("boot", "engine");
-        let runtimes = node_runtimes::all(&config);
         let cgroups = Hierarchy::detect();
         cgroups.make(&layout.cgroup_parent())?;
         let subnet = subnet(&config).context("network.subnet is no subnet")?;

@@ -167,9 +167,8 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
         if !config.runtimes.contains_key(runtime) {
             say(format!("runtime `{runtime}` is not under [runtimes]"));
         }
-        let refusal = config
-            .driver(runtime)
-            .and_then(|driver| driver.refuses_home(&profile.user.home));
+        let refusal =
+            config.driver(runtime).and_then(|driver| driver.refuses_home(&profile.user.home));
         if let Some(reason) = refusal {
             let home = profile.user.home.display();
             say(format!("user.home `{home}` cannot be used under `{runtime}`: {reason}"));

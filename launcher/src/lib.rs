@@ -31,5 +31,6 @@ pub mod policy;
 pub mod quantity;
 pub mod repair;
 mod say;
+pub mod self_test;
 pub mod store;
 pub mod telemetry;

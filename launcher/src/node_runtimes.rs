@@ -3,20 +3,25 @@
 //! What cannot be run is told with the reason. Must never put another runtime in the
 //! place of one that is missing.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    thread,
+};
 
 use adrastea_proto::v1::FailureReason;
-use adrastea_runtimes::RuntimeSettings;
+use adrastea_runtimes::{Runtime, RuntimeSettings};
 
 use crate::{
     boot,
     config::Config,
     config_runtimes::RuntimeConfig,
-    host::{commands, wrapper},
+    host::{HostError, commands, wrapper},
     launch::{
         RuntimeState,
         failure::{Failure, chain},
     },
+    self_test::{self, Answer},
 };
 
 fn missing(message: String, hint: &str) -> Failure {
@@ -25,9 +30,8 @@ fn missing(message: String, hint: &str) -> Failure {
 
 /// Whether it is installed and not below the floor.
 pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> RuntimeState {
-    let driver = config
-        .driver(name)
-        .ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
+    let driver =
+        config.driver(name).ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
     let printed = commands::output(&runtime.binary, &["--version"])
         .map_err(|error| missing(chain(&error), "install it, or set its path under [runtimes]"))?;
     let checked = driver
@@ -44,27 +48,79 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
     })
 }
 
-/// What the engine calls: the program, or ours before it.
-fn callable(config: &Config, name: &str, settings: RuntimeSettings) -> RuntimeState {
-    let Some(driver) = config.driver(name).filter(|it| !it.flags().is_empty()) else {
-        return Ok(settings);
+/// Whether it can start a sandbox here, and what is known of that.
+pub fn tried(
+    config: &Config,
+    name: &str,
+    settings: RuntimeSettings,
+) -> Result<(RuntimeSettings, Answer), Failure> {
+    let Some(driver) = config.driver(name) else {
+        return Err(missing(format!("there is no runtime `{name}`"), ""));
     };
+    let program = |directory: &Path| callable(driver, &settings, directory);
+    match self_test::ask(config, name, driver, &settings, &program) {
+        Answer::Cannot(reason) => Err(missing(
+            format!("runtime `{name}` starts no sandbox on this node: {reason}"),
+            "see what it lacks here; it is asked again when the launcher starts, and by `adrastea doctor`",
+        )),
+        answer => Ok((settings, answer)),
+    }
+}
+
+/// What the engine calls: the program itself, or ours before it, in that directory.
+fn callable(
+    driver: &dyn Runtime,
+    settings: &RuntimeSettings,
+    directory: &Path,
+) -> Result<PathBuf, HostError> {
+    if driver.flags().is_empty() {
+        return Ok(settings.binary.clone());
+    }
     let orders = wrapper::Orders {
-        program: settings.binary,
+        program: settings.binary.clone(),
         flags: driver.flags().iter().map(ToString::to_string).collect(),
         hides_network_settings: driver.hides_network_settings(settings.version),
     };
-    let binary = wrapper::install(&config.run_directory().join("wrappers").join(name), &orders)?;
+    wrapper::install(directory, &orders)
+}
+
+fn state(config: &Config, name: &str, runtime: &RuntimeConfig) -> RuntimeState {
+    let (settings, answer) = tried(config, name, installed(config, name, runtime)?)?;
+    match answer {
+        Answer::Starts(Some(took)) => {
+            tracing::info!(
+                runtime = name,
+                milliseconds = took.as_millis(),
+                "runtime starts a sandbox here"
+            );
+        }
+        Answer::Unknown(reason) => tracing::warn!(
+            runtime = name,
+            reason,
+            "it was not tried whether the runtime can start a sandbox here"
+        ),
+        Answer::Starts(None) | Answer::Cannot(_) => {}
+    }
+    let Some(driver) = config.driver(name) else { return Ok(settings) };
+    let wrappers = config.run_directory().join("wrappers").join(name);
+    let binary = callable(driver, &settings, &wrappers)?;
     Ok(RuntimeSettings { binary, ..settings })
 }
 
-/// The state of every configured runtime, said aloud.
+/// The state of every configured runtime, said aloud; they are tried side by side.
 pub fn all(config: &Config) -> BTreeMap<String, RuntimeState> {
-    let state = |name: &String, runtime| {
-        installed(config, name, runtime).and_then(|settings| callable(config, name, settings))
-    };
-    let states: BTreeMap<_, _> =
-        config.runtimes.iter().map(|(name, it)| (name.clone(), state(name, it))).collect();
+    let states: BTreeMap<_, _> = thread::scope(|scope| {
+        let asked: Vec<_> = config
+            .runtimes
+            .iter()
+            .map(|(name, runtime)| (name, scope.spawn(move || state(config, name, runtime))))
+            .collect();
+        let lost = || missing("asking the runtime ended early".into(), "report it");
+        let answers = asked.into_iter();
+        answers
+            .map(|(name, asked)| (name.clone(), asked.join().unwrap_or_else(|_| Err(lost()))))
+            .collect()
+    });
     for (name, state) in &states {
         match state {
             Ok(settings) => {

@@ -110,8 +110,9 @@ pub fn runtimes<'config>(
     user: &str,
 ) -> Vec<&'config String> {
     let floor = floor_of(config, user);
-    let stands =
-        |name: &&String| floor.as_ref().is_none_or(|floor| strength(config, name) >= Some(floor.strength));
+    let stands = |name: &&String| {
+        floor.as_ref().is_none_or(|floor| strength(config, name) >= Some(floor.strength))
+    };
     profile.runtimes.iter().filter(stands).collect()
 }
 

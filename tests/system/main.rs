@@ -29,6 +29,7 @@ mod network;
 mod reconcile;
 mod reload;
 mod restarts;
+mod self_test;
 mod side_by_side;
 mod stop;
 mod storms;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
     reconcile::add(&mut suite);
     reload::add(&mut suite);
     restarts::add(&mut suite);
+    self_test::add(&mut suite);
     failpoints::add(&mut suite);
     engine_faults::add(&mut suite);
     freezes::add(&mut suite);

@@ -2,14 +2,18 @@
 
 use std::path::Path;
 
+use adrastea_runtimes::RuntimeSettings;
+
 use super::{Finding, fine, note, problem};
 use crate::{
     boot,
     config::Config,
+    config_runtimes::RuntimeConfig,
     home,
     host::{commands, users},
     launch::failure::chain,
     node_runtimes,
+    self_test::Answer,
 };
 
 /// What its version says about it: which known holes it has, and which of them are accepted.
@@ -34,27 +38,51 @@ fn containerd(config: &Config, what: &str, printed: &str) -> Finding {
     }
 }
 
+fn version(name: &str, runtime: &RuntimeConfig, settings: &RuntimeSettings) -> Finding {
+    let binary = settings.binary.display();
+    if runtime.accept_vulnerable.is_empty() {
+        let version = commands::output(&settings.binary, &["--version"]).unwrap_or_default();
+        let version = version.lines().next().unwrap_or_default().trim().to_owned();
+        return fine(format!("runtime {name}: {binary}, {version}"));
+    }
+    note(
+        format!(
+            "runtime {name}: {binary} has known ways out that the configuration accepts: {}",
+            runtime.accept_vulnerable.join(", ")
+        ),
+        "install a fixed version and empty accept_vulnerable",
+    )
+}
+
+fn started(name: &str, answer: Answer) -> Finding {
+    match answer {
+        Answer::Starts(Some(took)) => fine(format!(
+            "runtime {name} starts a sandbox here (just now, in {} ms)",
+            took.as_millis()
+        )),
+        Answer::Starts(None) => {
+            fine(format!("runtime {name} starts a sandbox here (since this boot, this program)"))
+        }
+        Answer::Cannot(reason) | Answer::Unknown(reason) => note(
+            format!("runtime {name}: it was not tried whether it starts a sandbox here: {reason}"),
+            "run `adrastea doctor` as root",
+        ),
+    }
+}
+
 pub async fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let layout = boot::layout(config);
     for (name, runtime) in &config.runtimes {
-        findings.push(match node_runtimes::installed(config, name, runtime) {
-            Ok(settings) if runtime.accept_vulnerable.is_empty() => {
-                let version =
-                    commands::output(&settings.binary, &["--version"]).unwrap_or_default();
-                let version = version.lines().next().unwrap_or_default().trim().to_owned();
-                fine(format!("runtime {name}: {}, {version}", settings.binary.display()))
+        let state = node_runtimes::installed(config, name, runtime)
+            .and_then(|settings| node_runtimes::tried(config, name, settings));
+        match state {
+            Ok((settings, answer)) => {
+                findings.push(version(name, runtime, &settings));
+                findings.push(started(name, answer));
             }
-            Ok(settings) => note(
-                format!(
-                    "runtime {name}: {} has known ways out that the configuration accepts: {}",
-                    settings.binary.display(),
-                    runtime.accept_vulnerable.join(", ")
-                ),
-                "install a fixed version and empty accept_vulnerable",
-            ),
-            Err(failure) => problem(failure.message, failure.hint),
-        });
+            Err(failure) => findings.push(problem(failure.message, failure.hint)),
+        }
         let driver = config.driver(name);
         for limitation in driver.map(adrastea_runtimes::Runtime::limitations).unwrap_or_default() {
             findings.push(fine(format!(

@@ -1,5 +1,5 @@
 //! `adrastea doctor`: what this node can do, and what it lacks, each with the
-//! fix. Looks and never changes anything.
+//! fix. Looks, and changes nothing that stays; a runtime that was not tried yet is tried.
 
 mod clock;
 mod configured;

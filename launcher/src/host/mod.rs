@@ -20,6 +20,7 @@ pub mod nft_command;
 pub mod processes;
 pub mod removal;
 pub mod shims;
+pub mod trial;
 pub mod users;
 pub mod wrapper;
 

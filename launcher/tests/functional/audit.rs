@@ -17,7 +17,11 @@ fn lines(world: &World) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-pub async fn until_lines(world: &World, what: &str, holds: impl Fn(&[Value]) -> bool) -> Vec<Value> {
+pub async fn until_lines(
+    world: &World,
+    what: &str,
+    holds: impl Fn(&[Value]) -> bool,
+) -> Vec<Value> {
     until(what, || holds(&lines(world))).await;
     lines(world)
 }
