@@ -43,6 +43,7 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
     }
     Ok(RuntimeSettings {
         binary: runtime.binary.clone(),
+        program: printed.split_whitespace().next().unwrap_or_default().to_owned(),
         root: boot::layout(config).runtime_root(name),
         version: checked.version,
     })
@@ -73,13 +74,15 @@ fn callable(
     settings: &RuntimeSettings,
     directory: &Path,
 ) -> Result<PathBuf, HostError> {
-    if driver.flags().is_empty() {
+    let swaps_masks = driver.swaps_masks(&settings.program, settings.version);
+    if driver.flags().is_empty() && !swaps_masks {
         return Ok(settings.binary.clone());
     }
     let orders = wrapper::Orders {
         program: settings.binary.clone(),
         flags: driver.flags().iter().map(ToString::to_string).collect(),
         hides_network_settings: driver.hides_network_settings(settings.version),
+        swaps_masks,
     };
     wrapper::install(directory, &orders)
 }

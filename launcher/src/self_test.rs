@@ -27,6 +27,7 @@ use crate::{
         lock::InstanceLock, namespaces, tolerate_absence, trial,
     },
     image::{self, Skeleton},
+    launch::broken_filter,
 };
 
 /// As long as a start has until its init waits: what takes longer fails there, too.
@@ -164,15 +165,22 @@ impl<'config> Try<'config> {
         let program = callable(&self.run.join("program"))?;
         let since = Instant::now();
         let run = self.words(&["run".as_ref(), "--bundle".as_ref(), self.bundle.as_ref()]);
-        let outcome = trial::run(&program, &run, DEADLINE)?;
-        // The init waits; it ends by itself, for nobody can claim it.
-        if outcome.stdout.lines().any(|line| adrastea_init::landlock_of(line).is_some()) {
-            return Ok(Answer::Starts(Some(since.elapsed())));
+        let waits = |line: &str| adrastea_init::first_line(line).is_some();
+        let outcome = trial::run(&program, &run, DEADLINE, &waits)?;
+        let took = since.elapsed();
+        // The init ends by itself, for nobody can claim it.
+        if let Some(said) = outcome.stdout.lines().find_map(adrastea_init::first_line) {
+            return Ok(match (broken_filter(said.let_through.as_deref()), said.let_through) {
+                (None, _) => Answer::Starts(Some(took)),
+                (Some(broken), Some(_)) => Answer::Cannot(broken),
+                // The init's fault, not the runtime's: the proof will say so.
+                (Some(broken), None) => Answer::Unknown(broken),
+            });
         }
         if outcome.status.is_none() {
             // It may know better how to end what it began; the group is emptied in any case.
             let delete = self.words(&["delete".as_ref(), "--force".as_ref()]);
-            let _ = trial::run(&program, &delete, FORCE);
+            let _ = trial::run(&program, &delete, FORCE, &|_| false);
         }
         Ok(Answer::Cannot(reason(&outcome)))
     }

@@ -32,7 +32,8 @@ pub struct RuntimeSettings {
     pub binary: PathBuf,
     /// Where the runtime keeps its state; below the instance's run directory.
     pub root: PathBuf,
-    /// What the binary says it is.
+    /// What the binary says it is: the first word that it prints, and its version.
+    pub program: String,
     pub version: Version,
 }
 
@@ -132,6 +133,12 @@ pub trait Runtime: Send + Sync {
 
     /// Whether that version must not see the node's `/proc/sys/net`.
     fn hides_network_settings(&self, _version: Version) -> bool {
+        false
+    }
+
+    /// Whether that program takes mask and value for each other where a filter compares under a
+    /// mask. The launcher's own program then stands before it and swaps them.
+    fn swaps_masks(&self, _program: &str, _version: Version) -> bool {
         false
     }
 

@@ -8,10 +8,14 @@ use crate::{
     engine::{Handler, HandlerOptions},
     plan::Plan,
     spec::SpecError,
-    version::VersionFloor,
+    version::{Version, VersionFloor},
 };
 
 pub struct Runc;
+
+/// In its `seccomp/mod.rs`, what the OCI specification calls the value is the mask, and the other
+/// way round. Should a later one do so still, the proof refuses it.
+const LAST_SWAPPING_YOUKI: Version = Version { major: 0, minor: 7, patch: 0, released: true };
 
 impl Runtime for Runc {
     fn name(&self) -> &'static str {
@@ -42,6 +46,10 @@ impl Runtime for Runc {
                 root: settings.root.clone(),
             },
         }
+    }
+
+    fn swaps_masks(&self, program: &str, version: Version) -> bool {
+        program == "youki" && version <= LAST_SWAPPING_YOUKI
     }
 
     fn version_floor(&self) -> &'static VersionFloor {

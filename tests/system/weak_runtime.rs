@@ -11,9 +11,18 @@ use nix::sys::signal::Signal;
 use crate::ask::failed;
 
 /// What a broken runtime does to the spec it is given, as a line of Python, and the wall that is named.
-const WEAKENINGS: [(&str, &str); 29] = [
+const WEAKENINGS: [(&str, &str); 31] = [
     ("process['noNewPrivileges'] = False", "no_new_privs"),
     ("linux.pop('seccomp')", "seccomp"),
+    // A filter is there, but not the one that was asked for.
+    (
+        "[rule.pop('args', None) for rule in linux['seccomp']['syscalls']]",
+        "the filter lets through clone",
+    ),
+    (
+        "[a.update(value=a['valueTwo'], valueTwo=a['value']) for rule in linux['seccomp']['syscalls'] for a in rule.get('args') or [] if a['op'] == 'SCMP_CMP_MASKED_EQ']",
+        "the filter lets through clone",
+    ),
     ("process['capabilities'] = {'bounding': ['CAP_NET_RAW']}", "capabilities"),
     ("process['user']['additionalGids'] = [5]", "additional groups"),
     ("process['user']['uid'] = 1001", "identity"),
@@ -137,6 +146,7 @@ pub fn add(suite: &mut Suite) {
             instance.restart_launcher(Signal::SIGTERM).await?;
             let failure = instance.start_failing(request("ana")).await?;
             failed(&failure, FailureReason::Proof, "may look into the init")?;
+            failed(&failure, FailureReason::Proof, "the init did not try the filter")?;
             // Where the kernel has Landlock; this test's kernel must.
             failed(&failure, FailureReason::Proof, "landlock: version 0 of ")
         },

@@ -51,7 +51,7 @@ impl LeanEngine {
 fn play(stdio: &Stdio) -> std::io::Result<File> {
     let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
     let (mut input, mut output) = (open(&stdio.stdin)?, open(&stdio.stdout)?);
-    output.write_all(b"adrastea-init 1 waiting, landlock 0\n")?;
+    output.write_all(b"adrastea-init 1 waiting, landlock 0, filter lets through:\n")?;
     let mut head = [0; MAGIC + 4];
     input.read_exact(&mut head)?;
     let length: [u8; 4] = head[MAGIC..].try_into().unwrap_or_default();

@@ -96,6 +96,7 @@ impl Bench {
         let settings = RuntimeSettings {
             binary: "/usr/sbin/runc".into(),
             root: layout.run.join("runc"),
+            program: "runc".into(),
             version: "1.3.6".parse().unwrap(),
         };
         // Below 2^31 there is room for so many nowhere else.

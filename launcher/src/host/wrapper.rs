@@ -1,6 +1,7 @@
 //! The launcher's own program under another name, between the engine's shim and an
-//! OCI runtime that must be told more than the shim tells: adds flags, and hides the
-//! node's network settings where an old gVisor would take them for a sign.
+//! OCI runtime that must be told more than the shim tells: adds flags, hides the node's
+//! network settings where an old gVisor would take them for a sign, and writes a filter the
+//! way in which a runtime reads it.
 //!
 //! Must never start anything in the node's own network namespace: gVisor takes the
 //! addresses out of the namespace it is given.
@@ -22,6 +23,7 @@ use nix::{
 };
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Attempt as _, HostError, chain, directories, processes};
 
@@ -36,6 +38,9 @@ pub struct Orders {
     pub program: PathBuf,
     pub flags: Vec<String>,
     pub hides_network_settings: bool,
+    /// Whether the runtime takes the mask of a filter's rule for its value.
+    #[serde(default)]
+    pub swaps_masks: bool,
 }
 
 /// Puts the other name into `directory`, which only root can write; returns its path.
@@ -79,6 +84,9 @@ fn become_runtime(directory: &Path, words: &[OsString]) -> Result<Infallible, Ho
     if let Some(command) = command {
         if command != "start" {
             refuse_node_network(&bundle(words))?;
+            if orders.swaps_masks {
+                swap_masks(&bundle(words).join("config.json"))?;
+            }
         }
         if orders.hides_network_settings {
             hide_network_settings()?;
@@ -118,6 +126,37 @@ fn refuse_node_network(bundle: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
+/// In the bundle that is about to be run, and nowhere else.
+fn swap_masks(file: &Path) -> Result<(), HostError> {
+    let text = fs::read(file).attempt("read", file)?;
+    let swapped = serde_json::from_slice(&text)
+        .map(with_swapped_masks)
+        .and_then(|spec| serde_json::to_vec(&spec))
+        .map_err(io::Error::other)
+        .attempt("read", file)?;
+    directories::write_atomically(file, &swapped, 0o600)
+}
+
+/// The same spec, in which each rule that compares under a mask has mask and value swapped.
+fn with_swapped_masks(mut spec: Value) -> Value {
+    let rules = spec.pointer_mut("/linux/seccomp/syscalls").and_then(Value::as_array_mut);
+    let arguments = rules
+        .into_iter()
+        .flatten()
+        .filter_map(|rule| rule.get_mut("args").and_then(Value::as_array_mut))
+        .flatten()
+        .filter_map(Value::as_object_mut)
+        .filter(|argument| argument.get("op").is_some_and(|it| it == "SCMP_CMP_MASKED_EQ"));
+    for argument in arguments {
+        // A value of 0 may be left out.
+        let mask = argument.remove("value").unwrap_or_else(|| 0.into());
+        let value = argument.remove("valueTwo").unwrap_or_else(|| 0.into());
+        argument.insert("value".into(), value);
+        argument.insert("valueTwo".into(), mask);
+    }
+    spec
+}
+
 fn hide_network_settings() -> Result<(), HostError> {
     let flags = MsFlags::MS_RDONLY | MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
     unshare(CloneFlags::CLONE_NEWNS)
@@ -128,4 +167,33 @@ fn hide_network_settings() -> Result<(), HostError> {
         })
         .and_then(|()| mount(Some("tmpfs"), NETWORK_SETTINGS, Some("tmpfs"), flags, None::<&str>))
         .attempt("hide", NETWORK_SETTINGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::with_swapped_masks;
+
+    #[test]
+    fn only_masks_and_their_values_are_swapped() {
+        let spec = |masked: [u64; 2]| {
+            json!({
+                "process": {"args": ["init"]},
+                "linux": {"seccomp": {"syscalls": [
+                    {"names": ["read"], "action": "SCMP_ACT_ALLOW"},
+                    {"names": ["clone"], "args": [
+                        {"index": 0, "op": "SCMP_CMP_MASKED_EQ", "value": masked[0], "valueTwo": masked[1]},
+                        {"index": 1, "op": "SCMP_CMP_EQ", "value": 5, "valueTwo": 6},
+                    ]},
+                ]}},
+            })
+        };
+        assert_eq!(with_swapped_masks(spec([7, 3])), spec([3, 7]));
+        let mut absent = spec([7, 0]);
+        let argument = absent.pointer_mut("/linux/seccomp/syscalls/1/args/0");
+        argument.and_then(|it| it.as_object_mut()?.remove("valueTwo"));
+        assert_eq!(with_swapped_masks(absent), spec([0, 7]));
+        assert_eq!(with_swapped_masks(json!({"linux": {}})), json!({"linux": {}}));
+    }
 }

@@ -6,6 +6,7 @@
 use std::{io, time::Duration};
 
 use adrastea_init::{
+    FirstLine,
     claim::{self, Claim},
     report::{self, Report},
 };
@@ -40,10 +41,10 @@ pub struct Channel {
 }
 
 impl Channel {
-    /// Waits until the init waits; returns the version of Landlock it stands behind.
-    pub async fn waiting(&mut self, within: Duration) -> Result<u32, ChannelError> {
+    /// Waits until the init waits; returns what it says of the walls that it alone can try.
+    pub async fn waiting(&mut self, within: Duration) -> Result<FirstLine, ChannelError> {
         let said = self.said(within).await?;
-        adrastea_init::landlock_of(&said).ok_or(ChannelError::Unexpected(said))
+        adrastea_init::first_line(&said).ok_or(ChannelError::Unexpected(said))
     }
 
     /// Asks the waiting init what is around it.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use adrastea_init::report::Report;
+use adrastea_init::{FirstLine, report::Report};
 use adrastea_runtimes::{engine::EngineImage, plan::SandboxId};
 use async_trait::async_trait;
 
@@ -33,12 +33,12 @@ impl Refusals {
     }
 }
 
-/// An init that waits: its process, which version of Landlock it says it stands behind, and
+/// An init that waits: its process, what it says of the walls that it alone can try, and
 /// what it tells of its surroundings where the node cannot see them.
 #[derive(Clone, Debug)]
 pub struct Waiting {
     pub pid: u32,
-    pub landlock: u32,
+    pub said: FirstLine,
     pub report: Option<Report>,
 }
 

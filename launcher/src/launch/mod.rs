@@ -54,6 +54,7 @@ use tokio::{
 pub use entry::{Entry, StartNews, StopCause, StopWish};
 pub use feed::Feed;
 pub use ground::{Ground, Refusals, Waiting};
+pub use proof::broken_filter;
 pub use traces::{Trace, Traces};
 
 use crate::{

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use adrastea_init::FirstLine;
 use adrastea_proto::v1::FailureReason;
 use adrastea_runtimes::{
     Kernel, Runtime,
@@ -250,8 +251,9 @@ impl NodeGround {
             }
             return Ok(proof::broken_walls_of_own_kernel(&seen, None, runtime, plan, base));
         }
-        // What the init said of Landlock was judged by the proof, and cannot be asked again.
-        let waiting = Waiting { pid, landlock: confinement::landlock(), report: None };
+        // What the init said of itself was judged by the proof, and cannot be asked again.
+        let said = FirstLine { landlock: confinement::landlock(), let_through: Some(Vec::new()) };
+        let waiting = Waiting { pid, said, report: None };
         let mut seen = observe(sandbox, plan, base, &waiting, &self.cgroups, &self.neighbours)?;
         // By now the tenant's own processes are there.
         seen.processes.retain(|process| *process == pid);
@@ -346,10 +348,11 @@ impl Ground for NodeGround {
             // The runtime makes devices in it, and not each closes it then (youki 0.7 does not).
             mounts::make_read_only_inside(waiting.pid, Path::new("/dev"))?;
         }
-        let broken = self.broken_walls(sandbox, &plan, &base, waiting).map_err(|error| {
+        let mut broken = self.broken_walls(sandbox, &plan, &base, waiting).map_err(|error| {
             let hint = "a wall that cannot be seen does not stand; nothing was started";
             Failure::caused_by(FailureReason::Proof, &error, hint)
         })?;
+        broken.extend(proof::broken_filter(waiting.said.let_through.as_deref()));
         if !broken.is_empty() {
             let message = format!("a promised wall does not stand: {}", broken.join("; "));
             return Err(Failure::new(

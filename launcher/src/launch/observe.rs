@@ -31,7 +31,8 @@ pub fn observe(
     cgroups: &Hierarchy,
     neighbours: &Neighbours,
 ) -> Result<Observed, HostError> {
-    let Waiting { pid, landlock, .. } = *waiting;
+    let Waiting { pid, said, .. } = waiting;
+    let pid = *pid;
     let own = neighbours::namespaces(pid)?;
     let inside = Inside::of(pid)?;
     let modes = WORLD_WRITABLE
@@ -64,7 +65,7 @@ pub fn observe(
         processes: cgroups.processes(&sandbox.cgroup),
         pid,
         limits: group_limits(cgroups, &sandbox.cgroup)?,
-        landlock,
+        landlock: said.landlock,
         landlock_offered: confinement::landlock(),
         label: confinement::label(pid),
         core_cookie: confinement::has_own_cores(pid),

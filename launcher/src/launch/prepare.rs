@@ -115,7 +115,7 @@ pub async fn prepare(
     launcher.watch_task(entry);
 
     let since = Instant::now();
-    let landlock = tokio::select! {
+    let said = tokio::select! {
         answer = channel.waiting(INIT_PATIENCE) => answer.map_err(|error| {
             Failure::caused_by(FailureReason::Internal, &error, "the runtime did not start the init; look at containerd's log")
         })?,
@@ -134,5 +134,5 @@ pub async fn prepare(
         })?),
     };
     entry.took("init-waits", since);
-    Ok(Prepared { waiting: Waiting { pid, landlock, report }, channel, image })
+    Ok(Prepared { waiting: Waiting { pid, said, report }, channel, image })
 }

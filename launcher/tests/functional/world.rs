@@ -113,6 +113,7 @@ impl World {
     pub fn launcher(&self) -> Arc<Launcher> {
         let settings = |name: &str| RuntimeSettings {
             binary: "/usr/sbin/runc".into(),
+            program: "runc".into(),
             root: self.layout.runtime_root(name),
             version: "1.3.6".parse().unwrap(),
         };

@@ -13,9 +13,28 @@ pub const WAITING: &str = "adrastea-init 1 waiting";
 /// Then, in the same line, which version of Landlock holds around the init; 0 is none.
 pub const LANDLOCK: &str = ", landlock ";
 
-/// The version of Landlock in an init's first line, or none if it is no such line.
-pub fn landlock_of(line: &str) -> Option<u32> {
-    line.strip_prefix(WAITING)?.strip_prefix(LANDLOCK)?.parse().ok()
+/// Then, from the first process of a sandbox, the names of calls that the filter must refuse by
+/// an argument, and let through; none if it holds.
+pub const LET_THROUGH: &str = ", filter lets through:";
+
+/// What the first line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FirstLine {
+    pub landlock: u32,
+    /// Absent where the init has not tried the filter.
+    pub let_through: Option<Vec<String>>,
+}
+
+/// What an init's first line says, or none if it is no such line.
+pub fn first_line(line: &str) -> Option<FirstLine> {
+    let said = line.strip_prefix(WAITING)?.strip_prefix(LANDLOCK)?;
+    let (landlock, let_through) = match said.split_once(LET_THROUGH) {
+        Some((landlock, names)) => {
+            (landlock, Some(names.split_whitespace().map(str::to_owned).collect()))
+        }
+        None => (said, None),
+    };
+    Some(FirstLine { landlock: landlock.parse().ok()?, let_through })
 }
 
 /// The answer to a claim; all that follows is the server's own output.
@@ -34,4 +53,24 @@ pub mod exit_code {
     pub const NOT_FOUND: i32 = 127;
     /// Added to the number of the signal that ended the server.
     pub const SIGNALLED: i32 = 128;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_first_line_says_what_was_tried() {
+        let of = |line: &str| first_line(line).map(|it| (it.landlock, it.let_through));
+        let names = |names: &[&str]| Some(names.iter().map(ToString::to_string).collect());
+        let begin = "adrastea-init 1 waiting, landlock 5";
+        assert_eq!(of(begin), Some((5, None)));
+        assert_eq!(of(&format!("{begin}, filter lets through:")), Some((5, names(&[]))));
+        let two = format!("{begin}, filter lets through: clone ioctl");
+        assert_eq!(of(&two), Some((5, names(&["clone", "ioctl"]))));
+        for none in ["", "adrastea-init 1 claimed", "adrastea-init 1 waiting, landlock x", "sh"] {
+            assert_eq!(of(none), None, "{none}");
+        }
+    }
 }

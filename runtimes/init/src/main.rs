@@ -11,6 +11,7 @@
 //! never keep a secret in its own environment or arguments.
 
 mod files;
+mod filter;
 mod forward;
 mod look;
 mod server;
@@ -25,7 +26,7 @@ use std::{
 };
 
 use adrastea_init::{
-    CLAIMED, LANDLOCK, REFUSED, WAITING,
+    CLAIMED, LANDLOCK, LET_THROUGH, REFUSED, WAITING,
     claim::{self, Claim, Message},
     exit_code, report,
 };
@@ -69,9 +70,14 @@ fn main() {
 
 fn run(signals: &Signals) -> i32 {
     sys::set_file_mode_mask(MASK);
-    // Outside of a sandbox the files are somebody else's matter.
-    let landlock = if is_contained() { files::restrict() } else { 0 };
-    tell(&format!("{WAITING}{LANDLOCK}{landlock}"));
+    // Outside of a sandbox files and filter are somebody else's matter.
+    if is_contained() {
+        let landlock = files::restrict();
+        let through = filter::let_through().iter().fold(String::new(), |all, it| all + " " + it);
+        tell(&format!("{WAITING}{LANDLOCK}{landlock}{LET_THROUGH}{through}"));
+    } else {
+        tell(&format!("{WAITING}{LANDLOCK}0"));
+    }
     let claim = match wait_for_claim(signals) {
         Ok(claim) => claim,
         Err(Unclaimed::Refused(reason)) => return refuse(&reason),

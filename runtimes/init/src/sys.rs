@@ -32,6 +32,23 @@ pub fn close_inherited() -> io::Result<()> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// Makes a call of which all arguments are plain numbers, and says how the kernel refused it;
+/// 0 if it did not. A descriptor that it gave is closed.
+pub fn error_of_call(number: libc::c_long, arguments: [i64; 4], gives_descriptor: bool) -> i32 {
+    let [a, b, c, d] = arguments;
+    // SAFETY: the callers' calls name no memory but the null pointer, no descriptor that is open,
+    // and make no process: see `filter.rs`, where each is.
+    let result = unsafe { libc::syscall(number, a, b, c, d) };
+    if result < 0 {
+        return io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    }
+    if gives_descriptor && let Ok(number) = RawFd::try_from(result) {
+        // SAFETY: the call has just given this descriptor, so nobody else owns it.
+        drop(unsafe { OwnedFd::from_raw_fd(number) });
+    }
+    0
+}
+
 /// Sets what new files deny (umask(2)).
 pub fn set_file_mode_mask(mask: u32) {
     // SAFETY: umask takes a number, touches no memory and cannot fail.

@@ -16,7 +16,7 @@ use std::{
 use adrastea_init::{
     CLAIMED, REFUSED,
     claim::{self, Claim},
-    landlock_of,
+    first_line,
     report::{ANNOUNCED, REQUEST, Report},
 };
 
@@ -37,7 +37,8 @@ impl Init {
             .unwrap();
         let output = BufReader::new(child.stdout.take().unwrap());
         let mut init = Self { child, output };
-        assert_eq!(landlock_of(&init.line()), Some(0));
+        let said = first_line(&init.line()).unwrap();
+        assert_eq!((said.landlock, said.let_through), (0, None), "it is in no sandbox");
         init
     }
 

@@ -169,7 +169,10 @@ impl FakeEngine {
             pipe::OpenOptions::new().read_write(true).open_receiver(&stdio.stdin).ok()?;
         let mut output =
             pipe::OpenOptions::new().read_write(true).open_sender(&stdio.stdout).ok()?;
-        output.write_all(b"adrastea-init 1 waiting, landlock 0\n").await.ok()?;
+        output
+            .write_all(b"adrastea-init 1 waiting, landlock 0, filter lets through:\n")
+            .await
+            .ok()?;
         let claim = tokio::select! {
             claim = read_claim(&mut input) => claim,
             code = self.ended(id) => return code,

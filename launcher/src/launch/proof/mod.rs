@@ -123,6 +123,16 @@ pub fn broken_walls_of_own_kernel(
     broken.0
 }
 
+/// What the init found of the filter's rules on arguments, which cannot be read from outside:
+/// the kernel tells only that there is a filter.
+pub fn broken_filter(let_through: Option<&[String]>) -> Option<String> {
+    match let_through {
+        Some([]) => None,
+        Some(names) => Some(format!("seccomp: the filter lets through {}", names.join(", "))),
+        None => Some("seccomp: the init did not try the filter".into()),
+    }
+}
+
 #[cfg(test)]
 mod jail_tests;
 #[cfg(test)]

@@ -134,6 +134,15 @@ fn all_walls_stand() {
 }
 
 #[test]
+fn the_filter_was_tried_and_refused_everything() {
+    assert_eq!(super::broken_filter(Some(&[])), None);
+    let through = ["clone".to_owned(), "ioctl".to_owned()];
+    let said = super::broken_filter(Some(&through)).unwrap();
+    assert_eq!(said, "seccomp: the filter lets through clone, ioctl");
+    assert!(super::broken_filter(None).unwrap().contains("did not try"));
+}
+
+#[test]
 fn each_broken_wall_is_named() {
     type Break = fn(&mut Observed);
     let cases: [(&str, Break); 57] = [

@@ -38,7 +38,10 @@ async fn it_plays_the_init_from_waiting_to_the_end() {
     let engine = FakeEngine::new();
     let (id, output, mut input) = started(&engine, directory.path()).await;
     let mut output = tokio::io::BufReader::new(output);
-    assert_eq!(line(&mut output).await, "adrastea-init 1 waiting, landlock 0\n");
+    assert_eq!(
+        line(&mut output).await,
+        "adrastea-init 1 waiting, landlock 0, filter lets through:\n"
+    );
     input.write_all(b"ADRCLAIM1\n\x03\x00\x00\x00abc").await.unwrap();
     assert_eq!(line(&mut output).await, "adrastea-init 1 claimed\n");
     assert_eq!(engine.claim(id.as_str()).unwrap(), b"abc");
