@@ -16,7 +16,7 @@ pub fn add(suite: &mut Suite) {
         .replacing("runtimes = [\"runc\"]", "runtimes = [\"runc\", \"youki\"]")
         .replacing("runtimes = [\"gvisor\"]", "runtimes = [\"gvisor\", \"youki\"]");
     options.append = format!(
-        "[runtimes.youki]\nkind = \"runc\"\nbinary = \"{}\"\nversion_floor = \"0.5.7\"\n",
+        "[runtimes.youki]\nkind = \"runc\"\nbinary = \"{}\"\nversion_floor = \"0.7.0\"\n",
         binary.display()
     );
     suite.own(name, options, |instance| async move { runs(&instance).await });

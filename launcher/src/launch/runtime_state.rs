@@ -44,8 +44,30 @@ fn owner(name: &str) -> Option<SandboxId> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_named_runtime_keeps_is_found_also_when_nobody_names_it_any_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let layout = Layout {
+            instance: "one".into(),
+            state: directory.path().join("state"),
+            run: directory.path().join("run"),
+        };
+        let id: SandboxId = "s9c5a396659f".parse().unwrap();
+        assert_eq!(owners(&layout).unwrap(), []);
+        for name in ["runc", "youki"] {
+            let kept = layout.runtime_root(name).join("one").join(id.as_str());
+            fs::create_dir_all(&kept).unwrap();
+            assert_eq!(owners(&layout).unwrap(), [id.clone()], "{name}");
+            remove(&layout, &id).unwrap();
+            assert!(!kept.exists(), "{name}");
+        }
+        // A name can be that of anything else in the run directory.
+        assert_ne!(layout.runtime_root("containerd"), layout.run.join("containerd"));
+    }
 
     #[test]
     fn the_owner_is_in_the_name() {
