@@ -65,7 +65,7 @@ fn started(name: &str, answer: Answer) -> Finding {
         }
         Answer::Cannot(reason) | Answer::Unknown(reason) => note(
             format!("runtime {name}: it was not tried whether it starts a sandbox here: {reason}"),
-            "run `adrastea doctor` as root",
+            "mend that, and look again as root",
         ),
     }
 }
