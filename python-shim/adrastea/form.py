@@ -20,11 +20,15 @@ _CARD = (
     '<label class="form-check-label d-block"><input type="radio" class="form-check-input me-2" '
     'name="profile" value="{value}" required{checked}><strong>{title}</strong></label>'
     '<div class="text-muted ms-4">{description}</div>'
-    '<div class="row g-2 ms-3 mt-1">{fields}</div></div></div>'
+    '<div class="row g-2 ms-3 mt-1">{fields}</div>{limitations}</div></div>'
 )
 _FIELD = (
     '<div class="col-auto"><label class="form-label mb-0"><small>{label}</small> '
     '<select class="form-select form-select-sm" name="{name}">{choices}</select></label></div>'
+)
+_LIMITATIONS = (
+    '<details class="ms-4 mt-2"><summary><small>What {name} cannot do</small></summary>'
+    '<ul class="mb-0">{items}</ul></details>'
 )
 _LABELS = {"memory": "Memory", "cpu": "CPUs", "runtime": "Runtime", "image": "Image"}
 
@@ -83,7 +87,19 @@ def _card(offer: pb.Offer, checked: bool, last: Mapping[str, Any]) -> str:
             for field, choices in fields.items()
             if len(choices) > 1
         ),
+        limitations="".join(
+            _limitations(name, offer.runtime_limitations[name].limitations)
+            for name in offer.runtimes
+            if name in offer.runtime_limitations
+        ),
     )
+
+
+def _limitations(name: str, limitations: Iterable[pb.RuntimeLimitation]) -> str:
+    items = "".join(
+        f"<li><small>{html.escape(one.what)} ({html.escape(one.why)})</small></li>" for one in limitations
+    )
+    return _LIMITATIONS.format(name=html.escape(name), items=items)
 
 
 def _select(name: str, label: str, choices: Iterable[tuple[str, str]], chosen: str) -> str:

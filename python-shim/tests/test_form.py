@@ -66,6 +66,16 @@ def test_what_a_runtime_is_stands_in_words() -> None:
     assert '<option value="b">b</option>' in page
 
 
+def test_what_a_runtime_cannot_do_stands_with_its_reason() -> None:
+    cannot = pb.RuntimeLimitation(what="no <FUSE>", why="its kernel has none")
+    offer = pb.Offer(profile="p", runtimes=["a", "b"])
+    offer.runtime_limitations["b"].limitations.append(cannot)
+    page = form.render([offer])
+    assert "What b cannot do" in page
+    assert "What a cannot do" not in page
+    assert "<li><small>no &lt;FUSE&gt; (its kernel has none)</small></li>" in page
+
+
 def test_no_offers_is_said() -> None:
     assert "no profile for you" in form.render([])
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use adrastea_proto::v1::{self, launcher_server, start_event};
+use adrastea_runtimes::{Limitation, Runtime};
 use tokio::sync::mpsc;
 use tokio_stream::{Stream, wrappers::ReceiverStream};
 use tonic::{Request, Response, Status};
@@ -38,6 +39,12 @@ impl LauncherService {
     pub fn new(launcher: Arc<Launcher>, auditor: Auditor) -> Self {
         Self { launcher, auditor }
     }
+}
+
+fn limitations(driver: &dyn Runtime) -> v1::RuntimeLimitations {
+    let said =
+        |one: &Limitation| v1::RuntimeLimitation { what: one.what.into(), why: one.why.into() };
+    v1::RuntimeLimitations { limitations: driver.limitations().iter().map(said).collect() }
 }
 
 /// The grace a caller asks for, bounded.
@@ -265,6 +272,14 @@ impl launcher_server::Launcher for LauncherService {
                     cpu_default_millis: limits.cpu.millis(),
                     cpu_ceiling_millis: limits.cpu_ceiling.unwrap_or(limits.cpu).millis(),
                     runtime_hints: hints::of(&report, &runtimes).into_iter().collect(),
+                    runtime_limitations: runtimes
+                        .iter()
+                        .filter_map(|name| {
+                            let limitations = limitations(config.driver(name)?);
+                            (!limitations.limitations.is_empty())
+                                .then(|| (name.clone(), limitations))
+                        })
+                        .collect(),
                     runtime_descriptions: runtimes
                         .iter()
                         .filter_map(|name| {

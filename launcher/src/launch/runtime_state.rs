@@ -61,7 +61,7 @@ mod tests {
         for name in ["runc", "youki"] {
             let kept = layout.runtime_root(name).join("one").join(id.as_str());
             fs::create_dir_all(&kept).unwrap();
-            assert_eq!(owners(&layout).unwrap(), [id.clone()], "{name}");
+            assert_eq!(owners(&layout).unwrap(), std::slice::from_ref(&id), "{name}");
             remove(&layout, &id).unwrap();
             assert!(!kept.exists(), "{name}");
         }

@@ -22,6 +22,29 @@ fn world() -> World {
     })
 }
 
+#[tokio::test]
+async fn what_a_runtime_cannot_do_is_offered_with_the_reasons() {
+    let world = World::with(|config| {
+        let own = RuntimeConfig {
+            kind: Some("gvisor".into()),
+            binary: "/usr/local/bin/runsc".into(),
+            version_floor: None,
+            accept_vulnerable: Vec::new(),
+        };
+        config.runtimes.insert("own".into(), own);
+        config.profiles.get_mut("standard").unwrap().runtimes.push("own".into());
+    });
+    let hub = world.boot().await;
+    let asked = v1::OffersRequest { user: "ana".into() };
+    let offers = hub.client.clone().offers(asked).await.unwrap().into_inner().offers;
+    let told = &offers[0].runtime_limitations;
+    let limitations = adrastea_runtimes::by_name("gvisor").unwrap().limitations();
+    assert_eq!(told["own"].limitations.len(), limitations.len());
+    assert_eq!(told["own"].limitations[0].what, limitations[0].what);
+    assert_eq!(told["own"].limitations[0].why, limitations[0].why);
+    assert!(!told.contains_key("runc"), "it has none: {told:?}");
+}
+
 fn of_other(user: &str) -> v1::StartRequest {
     v1::StartRequest { runtime: "other".into(), ..request(user) }
 }

@@ -215,6 +215,7 @@ async fn offers_are_what_this_user_may_choose() {
         cpu_ceiling_millis: 1500,
         // Nothing was measured here.
         runtime_hints: std::collections::HashMap::new(),
+        runtime_limitations: std::collections::HashMap::new(),
         runtime_descriptions: [(
             "runc".to_owned(),
             "Containers of the node's own kernel: the fastest start, walls of the kernel"

@@ -175,7 +175,7 @@ class StartRequest(_message.Message):
     secret_environment: _containers.ScalarMap[str, str]
     ready_path: str
     disable_user_config: bool
-    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[ServerKey, _Mapping]] = ..., profile: _Optional[str] = ..., runtime: _Optional[str] = ..., image: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ..., ready_path: _Optional[str] = ..., disable_user_config: bool = ...) -> None: ...
+    def __init__(self, request_id: _Optional[str] = ..., key: _Optional[_Union[ServerKey, _Mapping]] = ..., profile: _Optional[str] = ..., runtime: _Optional[str] = ..., image: _Optional[str] = ..., limits: _Optional[_Union[Limits, _Mapping]] = ..., arguments: _Optional[_Iterable[str]] = ..., environment: _Optional[_Mapping[str, str]] = ..., secret_environment: _Optional[_Mapping[str, str]] = ..., ready_path: _Optional[str] = ..., disable_user_config: _Optional[bool] = ...) -> None: ...
 
 class StartEvent(_message.Message):
     __slots__ = ("progress", "ready", "failed")
@@ -237,7 +237,7 @@ class StopResponse(_message.Message):
     __slots__ = ("stopped",)
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     stopped: bool
-    def __init__(self, stopped: bool = ...) -> None: ...
+    def __init__(self, stopped: _Optional[bool] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("key",)
@@ -349,7 +349,7 @@ class LogsRequest(_message.Message):
     key: ServerKey
     tail_bytes: int
     follow: bool
-    def __init__(self, key: _Optional[_Union[ServerKey, _Mapping]] = ..., tail_bytes: _Optional[int] = ..., follow: bool = ...) -> None: ...
+    def __init__(self, key: _Optional[_Union[ServerKey, _Mapping]] = ..., tail_bytes: _Optional[int] = ..., follow: _Optional[bool] = ...) -> None: ...
 
 class LogChunk(_message.Message):
     __slots__ = ("data",)
@@ -370,7 +370,7 @@ class OffersResponse(_message.Message):
     def __init__(self, offers: _Optional[_Iterable[_Union[Offer, _Mapping]]] = ...) -> None: ...
 
 class Offer(_message.Message):
-    __slots__ = ("profile", "display_name", "description", "runtimes", "images", "memory_default_bytes", "memory_ceiling_bytes", "cpu_default_millis", "cpu_ceiling_millis", "runtime_hints", "runtime_descriptions")
+    __slots__ = ("profile", "display_name", "description", "runtimes", "images", "memory_default_bytes", "memory_ceiling_bytes", "cpu_default_millis", "cpu_ceiling_millis", "runtime_hints", "runtime_descriptions", "runtime_limitations")
     class RuntimeHintsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -385,6 +385,13 @@ class Offer(_message.Message):
         key: str
         value: str
         def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    class RuntimeLimitationsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: RuntimeLimitations
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[RuntimeLimitations, _Mapping]] = ...) -> None: ...
     PROFILE_FIELD_NUMBER: _ClassVar[int]
     DISPLAY_NAME_FIELD_NUMBER: _ClassVar[int]
     DESCRIPTION_FIELD_NUMBER: _ClassVar[int]
@@ -396,6 +403,7 @@ class Offer(_message.Message):
     CPU_CEILING_MILLIS_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_HINTS_FIELD_NUMBER: _ClassVar[int]
     RUNTIME_DESCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+    RUNTIME_LIMITATIONS_FIELD_NUMBER: _ClassVar[int]
     profile: str
     display_name: str
     description: str
@@ -407,7 +415,22 @@ class Offer(_message.Message):
     cpu_ceiling_millis: int
     runtime_hints: _containers.ScalarMap[str, str]
     runtime_descriptions: _containers.ScalarMap[str, str]
-    def __init__(self, profile: _Optional[str] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., runtimes: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[str]] = ..., memory_default_bytes: _Optional[int] = ..., memory_ceiling_bytes: _Optional[int] = ..., cpu_default_millis: _Optional[int] = ..., cpu_ceiling_millis: _Optional[int] = ..., runtime_hints: _Optional[_Mapping[str, str]] = ..., runtime_descriptions: _Optional[_Mapping[str, str]] = ...) -> None: ...
+    runtime_limitations: _containers.MessageMap[str, RuntimeLimitations]
+    def __init__(self, profile: _Optional[str] = ..., display_name: _Optional[str] = ..., description: _Optional[str] = ..., runtimes: _Optional[_Iterable[str]] = ..., images: _Optional[_Iterable[str]] = ..., memory_default_bytes: _Optional[int] = ..., memory_ceiling_bytes: _Optional[int] = ..., cpu_default_millis: _Optional[int] = ..., cpu_ceiling_millis: _Optional[int] = ..., runtime_hints: _Optional[_Mapping[str, str]] = ..., runtime_descriptions: _Optional[_Mapping[str, str]] = ..., runtime_limitations: _Optional[_Mapping[str, RuntimeLimitations]] = ...) -> None: ...
+
+class RuntimeLimitations(_message.Message):
+    __slots__ = ("limitations",)
+    LIMITATIONS_FIELD_NUMBER: _ClassVar[int]
+    limitations: _containers.RepeatedCompositeFieldContainer[RuntimeLimitation]
+    def __init__(self, limitations: _Optional[_Iterable[_Union[RuntimeLimitation, _Mapping]]] = ...) -> None: ...
+
+class RuntimeLimitation(_message.Message):
+    __slots__ = ("what", "why")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    WHY_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    why: str
+    def __init__(self, what: _Optional[str] = ..., why: _Optional[str] = ...) -> None: ...
 
 class ForgetRequest(_message.Message):
     __slots__ = ("hub", "user")
@@ -439,7 +462,7 @@ class StopSandboxResponse(_message.Message):
     __slots__ = ("stopped",)
     STOPPED_FIELD_NUMBER: _ClassVar[int]
     stopped: bool
-    def __init__(self, stopped: bool = ...) -> None: ...
+    def __init__(self, stopped: _Optional[bool] = ...) -> None: ...
 
 class DrainRequest(_message.Message):
     __slots__ = ("stop_servers", "grace_ms")
@@ -447,7 +470,7 @@ class DrainRequest(_message.Message):
     GRACE_MS_FIELD_NUMBER: _ClassVar[int]
     stop_servers: bool
     grace_ms: int
-    def __init__(self, stop_servers: bool = ..., grace_ms: _Optional[int] = ...) -> None: ...
+    def __init__(self, stop_servers: _Optional[bool] = ..., grace_ms: _Optional[int] = ...) -> None: ...
 
 class DrainResponse(_message.Message):
     __slots__ = ("stopped", "running")
@@ -561,7 +584,7 @@ class RemoveImageRequest(_message.Message):
     FORCE_FIELD_NUMBER: _ClassVar[int]
     reference: str
     force: bool
-    def __init__(self, reference: _Optional[str] = ..., force: bool = ...) -> None: ...
+    def __init__(self, reference: _Optional[str] = ..., force: _Optional[bool] = ...) -> None: ...
 
 class RemoveImageResponse(_message.Message):
     __slots__ = ()
@@ -571,7 +594,7 @@ class PruneImagesRequest(_message.Message):
     __slots__ = ("dry_run",)
     DRY_RUN_FIELD_NUMBER: _ClassVar[int]
     dry_run: bool
-    def __init__(self, dry_run: bool = ...) -> None: ...
+    def __init__(self, dry_run: _Optional[bool] = ...) -> None: ...
 
 class PruneImagesResponse(_message.Message):
     __slots__ = ("removed",)
