@@ -180,6 +180,9 @@ impl Node {
     pub async fn tend(&self) {
         const ENGINE: Duration = Duration::from_secs(2);
         const SWEEP: u32 = 30;
+        let launcher = Arc::clone(&self.launcher);
+        // Ends when the pool is closed.
+        tokio::spawn(async move { launcher.tend_pool().await });
         let mut round = 0;
         let mut tending: Option<JoinHandle<()>> = None;
         loop {
@@ -239,6 +242,8 @@ impl Node {
     /// stay, because servers outlive their launcher.
     pub async fn shut_down(self) -> anyhow::Result<()> {
         self.launcher.close().await;
+        self.launcher.close_pool().await;
+        failpoint::hit("shutdown", "pool");
         if self.launcher.has_live() {
             tracing::info!("sandboxes keep running; the next launcher takes them over");
             return Ok(());

@@ -18,6 +18,7 @@ use serde::Deserialize;
 use crate::{
     config_images::ImageStoreConfig,
     config_metrics::MetricsConfig,
+    config_pool::{PoolConfig, ProfilePool},
     config_runtimes::RuntimeConfig,
     quantity::{ByteSize, Cpus},
 };
@@ -51,6 +52,8 @@ pub struct Config {
     pub metrics: MetricsConfig,
     #[serde(default)]
     pub limits: NodeLimits,
+    #[serde(default)]
+    pub pool: PoolConfig,
     pub runtimes: BTreeMap<String, RuntimeConfig>,
     /// Who gets nothing weaker, whatever a profile allows.
     #[serde(default)]
@@ -313,6 +316,8 @@ pub struct Profile {
     pub user_config: UserConfig,
     #[serde(default)]
     pub limits: ProfileLimits,
+    /// Sandboxes that wait for their user. Default: none.
+    pub pool: Option<ProfilePool>,
 }
 
 /// Whether servers use what their user has configured in the home.

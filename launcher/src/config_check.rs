@@ -101,6 +101,7 @@ pub fn problems(config: &Config) -> Vec<String> {
         }
     }
     problems.extend(config.image_store.problems());
+    problems.extend(config.pool.problem());
     if config.profiles.is_empty() {
         problems.push("there is no profile: nobody could start anything".into());
     }
@@ -183,6 +184,9 @@ fn check_profile(config: &Config, name: &str, profile: &Profile, problems: &mut 
     }
     if profile.command.first().is_none_or(String::is_empty) {
         say("the command is empty".into());
+    }
+    if let Some(problem) = profile.pool.and_then(|pool| pool.problem(&profile.command)) {
+        say(problem);
     }
     let user = &profile.user;
     if user.uid == 0 || user.gid == 0 || user.uid >= IDS_PER_SANDBOX || user.gid >= IDS_PER_SANDBOX
@@ -317,6 +321,17 @@ mod tests {
                 "an address of network.subnet",
             ),
             ("concurrent_creates = 4", "concurrent_creates = 0", "nothing could ever start"),
+            ("max_age = 3600", "max_age = 1", "made all the time"),
+            (
+                "# pool = { minimum = 2, maximum = 8 }",
+                "pool = { minimum = 2, maximum = 1 }",
+                "above pool.maximum",
+            ),
+            (
+                "command = [\"jupyterhub-singleuser\"]",
+                "command = [\"start-notebook.sh\"]\npool = { maximum = 1 }",
+                "the command is another",
+            ),
             (
                 "concurrent_starts = 8",
                 "concurrent_starts = 8\nstarting_servers = 7",

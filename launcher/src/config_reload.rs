@@ -75,6 +75,7 @@ pub fn merge(old: &Config, new: Config) -> Result<Reload, ConfigError> {
     at_once!(limits.servers_per_user);
     at_once!(limits.ready_timeout);
     at_once!(limits.stop_grace);
+    at_once!(pool);
     at_once!(runtime_floors);
     changed.extend(different("groups", &old.groups, &config.groups));
     changed.extend(different("images", &old.images, &config.images));

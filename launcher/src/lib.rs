@@ -16,6 +16,7 @@ pub mod config;
 mod config_check;
 pub mod config_images;
 mod config_metrics;
+pub mod config_pool;
 pub mod config_reload;
 pub mod config_runtimes;
 pub mod doctor;

@@ -109,6 +109,28 @@ impl ServerKey {
         Ok(Self { hub: hub.to_owned(), user: UserName::new(user)?, server: server.to_owned() })
     }
 
+    /// The key of a slot that waits for its server. No hub is called like that, so that nobody
+    /// can ask for it.
+    pub fn slot(id: &str) -> Self {
+        Self { hub: String::new(), user: UserName(id.to_owned()), server: String::new() }
+    }
+
+    pub const fn is_slot(&self) -> bool {
+        self.hub.is_empty()
+    }
+
+    /// A key as the ledger has it: a server's, or a slot's.
+    pub fn recorded(hub: &str, user: &str, server: &str) -> Result<Self, NameError> {
+        if hub.is_empty() && server.is_empty() {
+            return Ok(Self {
+                hub: String::new(),
+                user: UserName::new(user)?,
+                server: String::new(),
+            });
+        }
+        Self::new(hub, user, server)
+    }
+
     /// Whether it is a server of this user.
     pub fn has_owner(&self, owner: &Owner) -> bool {
         self.hub == owner.hub && self.user == owner.user
@@ -121,6 +143,9 @@ impl ServerKey {
 
 impl fmt::Display for ServerKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_slot() {
+            return formatter.write_str("(a slot of the pool)");
+        }
         write!(formatter, "{}/{}", self.hub, self.user.0)?;
         if !self.server.is_empty() {
             write!(formatter, "/{}", self.server)?;
@@ -201,6 +226,15 @@ mod tests {
             assert!(is_on_disk(&directory), "{directory}");
             assert!(on_disk.insert(directory), "{name:?} collides");
         }
+    }
+
+    #[test]
+    fn nobody_can_ask_for_a_slot() {
+        let slot = ServerKey::slot("saaaaaaaaaaa");
+        assert!(slot.is_slot());
+        assert_eq!(ServerKey::recorded("", "saaaaaaaaaaa", ""), Ok(slot));
+        assert!(ServerKey::new("", "saaaaaaaaaaa", "").is_err());
+        assert!(ServerKey::recorded("", "ana", "named").is_err());
     }
 
     proptest! {

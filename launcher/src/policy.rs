@@ -184,6 +184,25 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
         .cloned()
         .ok_or_else(|| Refusal::Invalid(format!("image `{image}` is not configured")))?;
 
+    let image = PinnedImage { name: image.clone(), reference, digest };
+    grant(config, name, runtime, image, request, key, request_id)
+}
+
+/// The rest of a decision, once profile, runtime and image are decided.
+pub fn grant(
+    config: &Config,
+    name: &str,
+    runtime: String,
+    image: PinnedImage,
+    request: &v1::StartRequest,
+    key: ServerKey,
+    request_id: RequestId,
+) -> Result<Decision, Refusal> {
+    let rule = |key: &str| format!("profiles.{name}.{key}");
+    let profile = config
+        .profiles
+        .get(name)
+        .ok_or_else(|| Refusal::Invalid(format!("profile `{name}` is not configured")))?;
     let limits = &profile.limits;
     let asked = request.limits.unwrap_or_default();
     let memory_bytes = asked.memory_bytes.unwrap_or(limits.memory.bytes());
@@ -258,10 +277,10 @@ pub fn decide(config: &Config, request: &v1::StartRequest) -> Result<Decision, R
     }
 
     Ok(Decision {
-        profile: name.clone(),
+        profile: name.to_owned(),
         runtime_kind: config.runtime_kind(&runtime).to_owned(),
         runtime,
-        image: PinnedImage { name: image.clone(), reference, digest },
+        image,
         egress: profile.egress.clone(),
         user: profile.user.clone(),
         command,

@@ -25,6 +25,11 @@ const RPCS: &str = "adrastea_rpcs_total";
 const RPC_SECONDS: &str = "adrastea_rpc_seconds";
 const RECONCILE_ACTIONS: &str = "adrastea_reconcile_actions_total";
 const SANDBOXES: &str = "adrastea_sandboxes";
+const POOL_CLAIMS: &str = "adrastea_pool_claims_total";
+const POOL_SLOTS: &str = "adrastea_pool_slots";
+const POOL_MEMORY: &str = "adrastea_pool_memory_bytes";
+const POOL_AGE_SECONDS: &str = "adrastea_pool_age_seconds";
+const POOL_FILL_SECONDS: &str = "adrastea_pool_fill_seconds";
 
 /// Upper bounds of the histograms: a step of a millisecond and a start of a minute are told apart.
 const SECONDS: [f64; 14] =
@@ -57,6 +62,15 @@ pub fn install() {
         describe_counter!(RPCS, "Calls, by method and status.");
         describe_histogram!(RPC_SECONDS, Unit::Seconds, "From a call to the head of its answer.");
         describe_gauge!(SANDBOXES, "Sandboxes that are not gone.");
+        describe_counter!(POOL_CLAIMS, "What the pool did for starts that could have had a slot.");
+        describe_gauge!(POOL_SLOTS, "Slots that wait for a user.");
+        describe_gauge!(POOL_MEMORY, Unit::Bytes, "What the waiting slots' control groups use.");
+        describe_histogram!(
+            POOL_AGE_SECONDS,
+            Unit::Seconds,
+            "How long a slot waited for its user."
+        );
+        describe_histogram!(POOL_FILL_SECONDS, Unit::Seconds, "What making a slot took.");
     }
 }
 
@@ -92,6 +106,29 @@ pub fn started(result: &str, runtime: &str, took: Duration) {
 /// A step of a start was done.
 pub fn stepped(step: &'static str, runtime: &str, took: Duration) {
     histogram!(STEP_SECONDS, "step" => step, "runtime" => runtime.to_owned()).record(took);
+}
+
+/// What the pool did for a start: `hit`, `empty`, `unfit`, or `failed` for a claim that did.
+pub fn pool_claimed(result: &'static str, profile: &str) {
+    counter!(POOL_CLAIMS, "result" => result, "profile" => profile.to_owned()).increment(1);
+}
+
+/// A slot has found its user.
+pub fn pool_aged(profile: &str, waited: Duration) {
+    histogram!(POOL_AGE_SECONDS, "profile" => profile.to_owned()).record(waited);
+}
+
+/// A slot was made.
+pub fn pool_made(profile: &str, took: Duration) {
+    histogram!(POOL_FILL_SECONDS, "profile" => profile.to_owned()).record(took);
+}
+
+/// The slots that wait now.
+pub fn pool_waits(profile: &str, count: usize, memory_bytes: u64) {
+    #[allow(clippy::cast_precision_loss)] // no node has so many
+    let (count, memory) = (count as f64, memory_bytes as f64);
+    gauge!(POOL_SLOTS, "profile" => profile.to_owned()).set(count);
+    gauge!(POOL_MEMORY, "profile" => profile.to_owned()).set(memory);
 }
 
 /// A call, named as in `Launcher.Start`, has its answer. Whoever calls chooses the

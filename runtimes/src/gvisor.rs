@@ -112,6 +112,11 @@ impl Runtime for Gvisor {
         false
     }
 
+    fn refuses_to_wait(&self) -> Option<&'static str> {
+        // Its gofer makes files under an id that a map of the user's number alone does not hold.
+        Some("no server waits for its user yet: a home cannot be attached by mapped ids")
+    }
+
     fn refuses_home(&self, home: &Path) -> Option<&'static str> {
         let below_root = home.parent().is_none_or(|above| above.parent().is_none());
         below_root.then_some("it must not lie directly below /")

@@ -92,6 +92,12 @@ pub trait Runtime: Send + Sync {
         true
     }
 
+    /// Why no sandbox of it can wait for its user with a server that has loaded, if so: it starts
+    /// cold, and this is told.
+    fn refuses_to_wait(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Why a home cannot be at this path inside, if so.
     fn refuses_home(&self, _home: &Path) -> Option<&'static str> {
         None

@@ -9,7 +9,8 @@ use std::{
 };
 
 use adrastea_probe::golden;
-use adrastea_tests::{Instance, Namespace, Suite, column, image, place};
+use adrastea_proto::v1;
+use adrastea_tests::{Instance, Namespace, Suite, client, column, image, place};
 use anyhow::{Context as _, ensure};
 
 use crate::{
@@ -91,6 +92,11 @@ pub fn add(suite: &mut Suite) {
     suite.shared("e1_to_e9_the_probe_finds_every_wall_as_a_tenant", async |instance| {
         probe_as_tenant(&instance)
     });
+    suite.own(
+        "e1_to_e9_the_probe_finds_every_wall_in_a_sandbox_that_waited",
+        tenant::waiting_options().with_world(),
+        |instance| async move { probe_where_it_waited(&instance).await },
+    );
     suite.plain("e1_to_e15_reference_the_probe_finds_no_wall_without", probe_without_walls);
     suite.shared("e1_e2_every_process_as_seen_from_the_host", async |instance| {
         if column::has_own_kernel() {
@@ -126,6 +132,31 @@ fn probe_as_tenant(instance: &Instance) -> anyhow::Result<()> {
     ensure!(golden::parse(&output.stdout).len() >= checks, "the probe ended early");
     let after = host_values();
     ensure!(before == after, "the host was changed: {before:?} {after:?}");
+    Ok(())
+}
+
+/// The same probe as the server of a sandbox that was made, and has waited, before its user came.
+async fn probe_where_it_waited(instance: &Instance) -> anyhow::Result<()> {
+    let slot = instance.pool(tenant::WAITING, 1).await?.waiting.remove(0).sandbox_id;
+    let mut wish = tenant::wish("e-waited", &["become", image::PROBE]);
+    wish.profile = tenant::WAITING.into();
+    let ready = instance.start_with(wish).await?;
+    ensure!(ready.id() == slot, "it started cold");
+    let key = Some(client::key("e-waited", ""));
+    let request = v1::LogsRequest { key, tail_bytes: 0, follow: true };
+    let mut chunks = instance.launcher().await?.logs(request).await?.into_inner();
+    let mut said = Vec::new();
+    while let Some(chunk) = chunks.message().await? {
+        said.extend(chunk.data);
+    }
+    let said = String::from_utf8_lossy(&said);
+    let exit = instance.exit("e-waited", Duration::from_secs(60)).await?;
+    ensure!(said.contains("waited"), "{exit:?}: {said}");
+    let (table, checks) =
+        if column::has_own_kernel() { (GOLDEN_GVISOR, 375) } else { (GOLDEN, 378) };
+    let mismatches = golden::compare(table, &said);
+    ensure!(mismatches.is_empty(), "{} walls:\n{}", mismatches.len(), lines(&mismatches));
+    ensure!(golden::parse(&said).len() >= checks, "the probe ended early: {exit:?}");
     Ok(())
 }
 

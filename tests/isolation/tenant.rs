@@ -55,6 +55,20 @@ pub fn options() -> Options {
     Options { append, ..Options::default() }
 }
 
+/// The same, and a profile with the hostile program's limits whose sandboxes wait for their user.
+pub const WAITING: &str = "tenant-waiting";
+
+pub fn waiting_options() -> Options {
+    let command = format!("command = [\"{}\"]", image::TENANT);
+    let pool = "pool = { minimum = 1, maximum = 1 }";
+    let waiting = format!("command = [\"{}\"]\n{pool}", image::WAITS);
+    let waiting = profile(WAITING, "small").replace(&command, &waiting);
+    let mut options = options();
+    options.append += &waiting;
+    options.append += "[pool]\ncpu = 100.0\n";
+    options
+}
+
 /// A request for a server that does what `arguments` say.
 pub fn wish(user: &str, arguments: &[&str]) -> v1::StartRequest {
     v1::StartRequest {

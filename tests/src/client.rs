@@ -152,6 +152,22 @@ impl Instance {
         Ok(self.launcher().await?.get(request).await?.into_inner())
     }
 
+    /// Waits until so many sandboxes wait for users of a profile; what is known of its pool.
+    pub async fn pool(&self, profile: &str, waiting: usize) -> anyhow::Result<v1::ProfilePool> {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        loop {
+            let list = self.admin().await?.list_pool(v1::ListPoolRequest {}).await?.into_inner();
+            let found = list.profiles.into_iter().find(|pool| pool.profile == profile);
+            match found {
+                Some(pool) if pool.waiting.len() == waiting => return Ok(pool),
+                found if tokio::time::Instant::now() > deadline => {
+                    bail!("{waiting} do not wait: {found:?}")
+                }
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
     /// The servers of the tests' hub that are not gone.
     pub async fn live(&self) -> anyhow::Result<Vec<v1::Sandbox>> {
         let list = self.launcher().await?.list(v1::ListRequest { hub: HUB.into() }).await?;

@@ -15,6 +15,8 @@ pub struct Options {
     pub replace: Vec<(String, String)>,
     /// Text at the configuration's end.
     pub append: String,
+    /// A profile `waiting` with this pool (`{ minimum = 1, maximum = 2 }`), whose server can wait.
+    pub pool: Option<String>,
     /// Sandboxes that can live at once; 0 is the ordinary number. More than that
     /// takes other slots' ids: only for an instance that is alone.
     pub run_ranges: u32,
@@ -100,6 +102,9 @@ digest = "sha256:{zeros}"
     if options.world {
         text += &profile("web", "web", "*", STANDARD);
     }
+    if let Some(pool) = &options.pool {
+        text += &waiting_profile(pool);
+    }
     text += &options.append;
     for (old, new) in &options.replace {
         text = text.replace(old.as_str(), new);
@@ -152,6 +157,13 @@ PATH = "/bin"
         answer = image::ANSWER,
         runtime = column::runtime(),
     )
+}
+
+/// As `standard`, with the image's server that can wait for its user.
+fn waiting_profile(pool: &str) -> String {
+    let command = format!("command = [\"{}\", \"serve\"]", image::ANSWER);
+    let waiting = format!("command = [\"{}\"]\npool = {pool}", image::WAITS);
+    profile("waiting", "hub", "*", STANDARD).replace(&command, &waiting)
 }
 
 /// Writes a configuration as an administrator must.

@@ -22,6 +22,9 @@ pub const ANSWER: &str = "/bin/answer";
 /// The probe, if it was built.
 pub const PROBE: &str = "/bin/probe";
 
+/// The server that can wait for its user; what stands in for its Python lies beside it.
+pub const WAITS: &str = "/waits/jupyterhub-singleuser";
+
 /// The hostile tenant, if it was built; a copy that is setuid root lies beside it.
 pub const TENANT: &str = "/bin/tenant";
 
@@ -46,6 +49,11 @@ pub fn small() -> anyhow::Result<Archive> {
     base.file("etc/owner-is-root", 0o644, b"root\n")?;
     let mut programs = Layer::default();
     programs.file("bin/answer", 0o755, &answer)?;
+    // The server that can wait for its user, and what stands in for its Python.
+    // Not on the PATH: the image is no image of Jupyter's.
+    programs.directory("waits", 0o755)?;
+    programs.file("waits/jupyterhub-singleuser", 0o755, b"#!/waits/python-stand-in\n")?;
+    programs.file("waits/python-stand-in", 0o755, &answer)?;
     if place::probe().exists() {
         programs.file("bin/probe", 0o755, &fs::read(place::probe())?)?;
     }

@@ -41,6 +41,22 @@ impl Ground for BareGround {
         Ok(())
     }
 
+    async fn prove_again(&self, _: &Sandbox, _: u32) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn hold_back(&self, _: &Sandbox) -> Result<String, Failure> {
+        Ok(String::new())
+    }
+
+    fn let_go(&self, _: &Sandbox, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    fn maps_homes(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn attach_home(&self, _: &Sandbox, _: u32) -> Result<(), Failure> {
         Ok(())
     }

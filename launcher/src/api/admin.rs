@@ -11,7 +11,7 @@ use super::{
     audited::{Auditor, Note},
     images,
     peer::require_root,
-    scrape,
+    pool, scrape,
     service::{Streaming, wish},
     status,
 };
@@ -301,6 +301,39 @@ impl admin_server::Admin for AdminService {
         require_root(&request)?;
         self.launcher.undrain();
         Ok(Response::new(v1::UndrainResponse {}))
+    }
+
+    async fn list_pool(
+        &self,
+        request: Request<v1::ListPoolRequest>,
+    ) -> Result<Response<v1::ListPoolResponse>, Status> {
+        require_root(&request)?;
+        let profiles = self.launcher.describe_pool().into_iter().map(pool::describe).collect();
+        Ok(Response::new(v1::ListPoolResponse { profiles }))
+    }
+
+    async fn drain_pool(
+        &self,
+        request: Request<v1::DrainPoolRequest>,
+    ) -> Result<Response<v1::DrainPoolResponse>, Status> {
+        Note::of(&request).add(|record| record.object.clone_from(&request.get_ref().profile));
+        require_root(&request)?;
+        let (launcher, profile) = (Arc::clone(&self.launcher), request.into_inner().profile);
+        let drained = tokio::spawn(async move { launcher.drain_pool(pool::one(&profile)).await });
+        let removed = drained.await.map_err(|_| Status::internal("the drain ended early"))?;
+        let removed = removed.ok_or_else(pool::absent)?;
+        Ok(Response::new(v1::DrainPoolResponse { removed }))
+    }
+
+    async fn refill_pool(
+        &self,
+        request: Request<v1::RefillPoolRequest>,
+    ) -> Result<Response<v1::RefillPoolResponse>, Status> {
+        Note::of(&request).add(|record| record.object.clone_from(&request.get_ref().profile));
+        require_root(&request)?;
+        let profile = request.into_inner().profile;
+        self.launcher.refill_pool(pool::one(&profile)).ok_or_else(pool::absent)?;
+        Ok(Response::new(v1::RefillPoolResponse {}))
     }
 
     async fn metrics(

@@ -5,6 +5,7 @@ mod admin;
 mod audited;
 mod images;
 pub mod peer;
+mod pool;
 pub mod scrape;
 mod service;
 mod status;

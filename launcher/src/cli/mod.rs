@@ -6,6 +6,7 @@ mod commands;
 mod explain;
 mod homes;
 mod images;
+mod pool;
 mod repair;
 mod runtimes;
 mod serve;
@@ -50,6 +51,11 @@ enum Command {
         /// Their names alone.
         #[arg(long)]
         names: bool,
+    },
+    /// Show and steer the sandboxes that wait for users.
+    Pool {
+        #[command(subcommand)]
+        command: Option<PoolCommand>,
     },
     /// List servers.
     Ls {
@@ -189,6 +195,22 @@ struct OptionalServer {
 }
 
 #[derive(Subcommand)]
+enum PoolCommand {
+    /// List what waits, what it costs, and how often it was there.
+    Ls,
+    /// Take waiting sandboxes away, and make no new ones until `refill`.
+    Drain {
+        /// Of this profile alone.
+        profile: Option<String>,
+    },
+    /// Make waiting sandboxes again, now.
+    Refill {
+        /// Of this profile alone.
+        profile: Option<String>,
+    },
+}
+
+#[derive(Subcommand)]
 enum HomeCommand {
     /// List the homes that are set aside.
     Ls {
@@ -275,6 +297,11 @@ async fn dispatch(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Undrain => stopping::undrain(config).await,
         Command::Reload => commands::reload(config).await,
         Command::Bench(options) => bench::bench(config, options).await,
+        Command::Pool { command } => match command.unwrap_or(PoolCommand::Ls) {
+            PoolCommand::Ls => pool::list(config).await,
+            PoolCommand::Drain { profile } => pool::drain(config, profile).await,
+            PoolCommand::Refill { profile } => pool::refill(config, profile).await,
+        },
         Command::Metrics => commands::metrics(config).await,
         Command::Image(command) => images::run(config, command).await,
         Command::Explain { server, profile, runtime, image, json } => {

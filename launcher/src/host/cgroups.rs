@@ -179,6 +179,50 @@ impl Hierarchy {
             .map(|quota| quota * 1000 / period.unsigned_abs()))
     }
 
+    /// What a group gets of the processors where others want them too, as the kernel writes it.
+    pub fn weight(&self, group: &str) -> Result<String, HostError> {
+        let path = self.weight_file(group);
+        Ok(fs::read_to_string(&path).attempt("read", &path)?.trim().to_owned())
+    }
+
+    pub fn set_weight(&self, group: &str, weight: &str) -> Result<(), HostError> {
+        let path = self.weight_file(group);
+        fs::write(&path, weight).attempt("write", path)
+    }
+
+    fn weight_file(&self, group: &str) -> PathBuf {
+        self.controller("cpu", group).join(match self {
+            Self::V1(_) => "cpu.shares",
+            Self::V2(_) => "cpu.weight",
+        })
+    }
+
+    /// The least weight there is.
+    pub fn least_weight(&self) -> &'static str {
+        match self {
+            Self::V1(_) => "2",
+            Self::V2(_) => "1",
+        }
+    }
+
+    /// Microseconds of processor time that a group has used since it exists.
+    pub fn cpu_used(&self, group: &str) -> Result<u64, HostError> {
+        let (path, key) = match self {
+            Self::V1(_) => (self.controller("cpuacct", group).join("cpuacct.usage"), None),
+            Self::V2(root) => {
+                (root.join(group.trim_start_matches('/')).join("cpu.stat"), Some("usage_usec "))
+            }
+        };
+        let text = fs::read_to_string(&path).attempt("read", &path)?;
+        Ok(match key {
+            None => text.trim().parse::<u64>().unwrap_or(0) / 1000,
+            Some(key) => text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+                .unwrap_or(0),
+        })
+    }
+
     /// Makes the parent of an instance's sandboxes.
     pub fn make(&self, group: &str) -> Result<(), HostError> {
         for directory in self.directories(group) {
@@ -296,6 +340,8 @@ mod tests {
             ("pids.max", "512\n"),
             ("pids.events", "max 7\n"),
             ("cpu.max", "150000 100000\n"),
+            ("cpu.weight", "100\n"),
+            ("cpu.stat", "usage_usec 7\nuser_usec 5\n"),
         ] {
             write(&group.join(file), content);
         }
@@ -314,6 +360,10 @@ mod tests {
         assert_eq!(hierarchy.refused_processes("/adrastea/s1").unwrap(), 7);
         assert_eq!(hierarchy.cpu_millis("/adrastea/s1").unwrap(), Some(1500));
         assert_eq!(hierarchy.children("/adrastea"), ["s1"]);
+        assert_eq!(hierarchy.cpu_used("/adrastea/s1").unwrap(), 7);
+        assert_eq!(hierarchy.weight("/adrastea/s1").unwrap(), "100");
+        hierarchy.set_weight("/adrastea/s1", hierarchy.least_weight()).unwrap();
+        assert_eq!(hierarchy.weight("/adrastea/s1").unwrap(), "1");
     }
 
     #[test]
@@ -332,6 +382,8 @@ mod tests {
             ("pids/a/s1/pids.events", "max 0\n"),
             ("cpu,cpuacct/a/s1/cpu.cfs_quota_us", "-1\n"),
             ("cpu,cpuacct/a/s1/cpu.cfs_period_us", "100000\n"),
+            ("cpu,cpuacct/a/s1/cpu.shares", "1024\n"),
+            ("cpu,cpuacct/a/s1/cpuacct.usage", "9000\n"),
         ] {
             write(&tree.path().join(file), content);
         }
@@ -343,5 +395,7 @@ mod tests {
         assert_eq!(hierarchy.process_limit("/a/s1").unwrap(), None);
         assert_eq!(hierarchy.refused_processes("/a/s1").unwrap(), 0);
         assert_eq!(hierarchy.cpu_millis("/a/s1").unwrap(), None);
+        assert_eq!(hierarchy.cpu_used("/a/s1").unwrap(), 9);
+        assert_eq!(hierarchy.weight("/a/s1").unwrap(), "1024");
     }
 }

@@ -20,7 +20,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
 };
 
-use super::{Attempt as _, HostError};
+use super::{Attempt as _, HostError, namespaces};
 
 fn c_string(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
@@ -219,10 +219,16 @@ pub(super) fn in_mount_namespace<T: Send>(
 /// Attaches `directory` at `target` inside the mount namespace of process `pid`,
 /// nosuid and nodev, while the sandbox runs.
 ///
-/// `target` is resolved inside that namespace without following any link.
-pub fn attach_into(pid: u32, directory: BorrowedFd<'_>, target: &Path) -> Result<(), HostError> {
+/// `target` is resolved inside that namespace without following any link. With a user namespace,
+/// ids on disk are seen as that namespace maps them.
+pub fn attach_into(
+    pid: u32,
+    directory: BorrowedFd<'_>,
+    target: &Path,
+    ids: Option<BorrowedFd<'_>>,
+) -> Result<(), HostError> {
     let tree = clone_tree(directory).attempt("clone mount for", target)?;
-    set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, None)
+    set_attributes(tree.as_fd(), libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV, ids)
         .attempt("set attributes for", target)?;
     in_mount_namespace(pid, || {
         let mount_point = open_without_links(target)?;
@@ -245,6 +251,15 @@ fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let no_links = ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_MAGICLINKS;
     Ok(openat2(AT_FDCWD, path, OpenHow::new().flags(flags).resolve(no_links))?)
+}
+
+/// Whether what is mounted at `directory` can be seen through mapped ids.
+pub fn can_be_mapped(directory: &Path) -> Result<(), HostError> {
+    let ids = namespaces::id_map(65_536, 65_537, 65_536, 65_537)?;
+    open_directory(directory)
+        .and_then(|open| clone_tree(open.as_fd()))
+        .and_then(|tree| set_attributes(tree.as_fd(), 0, Some(ids.as_fd())))
+        .attempt("map the ids of", directory)
 }
 
 /// Makes `path` a private mount of its own, so that nothing mounted below it

@@ -55,6 +55,21 @@ pub fn create_pinned(
     })
 }
 
+/// A user namespace that nobody is in, for a mount: the number on disk is seen as the other one.
+pub fn id_map(
+    uid_on_disk: u32,
+    uid_seen: u32,
+    gid_on_disk: u32,
+    gid_seen: u32,
+) -> Result<OwnedFd, HostError> {
+    let place = Path::new("/proc/self/ns/user");
+    let child = Child::spawn(libc::CLONE_NEWUSER).attempt("make a map of ids by", place)?;
+    child.write_map("uid_map", &format!("{uid_on_disk} {uid_seen} 1\n"))?;
+    child.write_map("gid_map", &format!("{gid_on_disk} {gid_seen} 1\n"))?;
+    let path = PathBuf::from(format!("/proc/{}/ns/user", child.pid));
+    Ok(fs::File::open(&path).attempt("open namespace", path)?.into())
+}
+
 /// Makes a network namespace owned by the caller's user namespace, pinned on a
 /// new file; the directory is made where it is missing.
 pub fn create_network_namespace(path: &Path) -> Result<(), HostError> {

@@ -25,6 +25,9 @@ use crate::host::{Attempt as _, HostError, mounts};
 /// The init's path inside every sandbox.
 pub const INIT: &str = "/.adrastea/init";
 
+/// Waits in a sandbox of the pool until somebody claims it. The init knows its place.
+const WAITING_PROGRAM: &str = include_str!("waiting.py");
+
 /// Directories that a sandbox mounts on.
 const MOUNT_POINTS: &[&str] = &["proc", "sys", "dev", "run", "tmp", "etc", ".adrastea"];
 
@@ -46,6 +49,7 @@ impl Skeleton<'_> {
             self.home.as_os_str().as_encoded_bytes(),
             self.resolv_conf.as_bytes(),
             HOSTS.as_bytes(),
+            WAITING_PROGRAM.as_bytes(),
             &init,
         ] {
             hash.update((part.len() as u64).to_le_bytes());
@@ -100,6 +104,7 @@ impl Skeleton<'_> {
         file(".adrastea/init", init, 0o555)?;
         // For the init, which is told nothing else before its claim.
         file(".adrastea/home", self.home.as_os_str().as_encoded_bytes(), 0o444)?;
+        file(".adrastea/waiting.py", WAITING_PROGRAM.as_bytes(), 0o444)?;
         file("etc/resolv.conf", self.resolv_conf.as_bytes(), 0o444)?;
         file("etc/hosts", HOSTS.as_bytes(), 0o444)?;
         file("etc/hostname", b"sandbox\n", 0o444)

@@ -16,9 +16,6 @@ use tokio::{
     time::timeout,
 };
 
-/// What it writes when it has a whole claim.
-pub const CLAIMED: &str = "adrastea-init 1 claimed";
-
 /// No line of the channel is longer.
 const LONGEST_LINE: usize = 4096;
 
@@ -33,6 +30,8 @@ pub enum ChannelError {
     Broken(#[source] io::Error),
     #[error("the claim is too large for the init")]
     TooLarge,
+    #[error("the image's program cannot wait: {0}")]
+    Aside(String),
 }
 
 pub struct Channel {
@@ -72,10 +71,17 @@ impl Channel {
             .map_err(ChannelError::Broken)
     }
 
-    /// Waits for exactly this line.
-    pub async fn expect(&mut self, line: &str, within: Duration) -> Result<(), ChannelError> {
+    /// Has the init start the command's waiting program, and waits until that has loaded.
+    pub async fn standby(&mut self, standby: &Claim, within: Duration) -> Result<(), ChannelError> {
+        let message = claim::encode_standby(standby).map_err(|_| ChannelError::TooLarge)?;
+        let written = timeout(within, self.sender.write_all(&message)).await;
+        written.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
         let said = self.said(within).await?;
-        if said == line { Ok(()) } else { Err(ChannelError::Unexpected(said)) }
+        match said.strip_prefix(adrastea_init::ASIDE) {
+            Some(reason) => Err(ChannelError::Aside(reason.to_owned())),
+            None if said == adrastea_init::READY => Ok(()),
+            None => Err(ChannelError::Unexpected(said)),
+        }
     }
 
     /// One line, byte by byte: what follows it belongs to the log.
@@ -96,18 +102,27 @@ impl Channel {
         Ok(String::from_utf8_lossy(&line).into_owned())
     }
 
-    /// Hands the claim over and gives the log's end of the channel back.
+    /// Hands the claim over and gives the log's end of the channel back; with the reason, if a
+    /// program that waited has stepped aside.
     pub async fn claim(
         mut self,
         claim: &Claim,
         within: Duration,
-    ) -> Result<pipe::Receiver, ChannelError> {
+    ) -> Result<(pipe::Receiver, Option<String>), ChannelError> {
         let mut message = claim::encode(claim).map_err(|_| ChannelError::TooLarge)?;
         let written = timeout(within, self.sender.write_all(&message)).await;
         // The token was in it.
         message.fill(0);
         written.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
-        self.expect(CLAIMED, within).await?;
-        Ok(self.receiver)
+        let said = self.said(within).await?;
+        let anew = match said.strip_prefix(adrastea_init::CLAIMED) {
+            Some("") => None,
+            Some(more) => match more.strip_prefix(adrastea_init::ANEW) {
+                Some(reason) => Some(reason.to_owned()),
+                None => return Err(ChannelError::Unexpected(said)),
+            },
+            None => return Err(ChannelError::Unexpected(said)),
+        };
+        Ok((self.receiver, anew))
     }
 }

@@ -32,6 +32,7 @@ impl Launcher {
         if !self.drained.swap(true, Ordering::SeqCst) {
             tracing::warn!("drained: no new starts from now on");
         }
+        self.empty_pool(None).await;
         let stopped = match stop {
             Some(wish) => self.stop_all(wish).await,
             None => 0,
@@ -43,6 +44,7 @@ impl Launcher {
     pub fn undrain(&self) {
         if self.drained.swap(false, Ordering::SeqCst) {
             tracing::warn!("no longer drained: starts are taken again");
+            self.pool.wake();
         }
     }
 }

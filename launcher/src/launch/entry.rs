@@ -50,6 +50,7 @@ struct State {
     phase: Phase,
     pid: u32,
     queue_place: u32,
+    percent: u32,
     news: Vec<StartNews>,
     steps: Vec<(&'static str, Duration)>,
     exit: Option<ExitRecord>,
@@ -143,6 +144,9 @@ impl Entry {
         let message = message.into();
         self.change(|state| {
             state.phase = phase;
+            // A start that goes another way after all does not go back for who watches it.
+            state.percent = state.percent.max(percent);
+            let percent = state.percent;
             state.news.push(StartNews::Progress { phase, percent, message });
         });
     }
@@ -210,7 +214,10 @@ impl Entry {
     /// Notes how long a step took, measured from `since`.
     pub fn took(&self, step: &'static str, since: Instant) {
         let duration = since.elapsed();
-        telemetry::stepped(step, self.runtime(), duration);
+        // What a slot takes is nobody's start.
+        if !self.sandbox.record.key.is_slot() {
+            telemetry::stepped(step, self.runtime(), duration);
+        }
         self.note(|state| state.steps.push((step, duration)));
     }
 

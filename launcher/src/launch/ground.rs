@@ -54,6 +54,19 @@ pub trait Ground: Send + Sync {
     /// Checks, while the init waits and no tenant code has run, that every promised wall stands.
     async fn prove(&self, sandbox: &Sandbox, waiting: &Waiting) -> Result<(), Failure>;
 
+    /// The same for a sandbox that has waited with a program of the image's in it, before it
+    /// becomes somebody's: that its walls stand still, and that nothing has passed.
+    async fn prove_again(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure>;
+
+    /// Lets everybody else have the processors first; returns the weight it had.
+    fn hold_back(&self, sandbox: &Sandbox) -> Result<String, Failure>;
+
+    /// Gives a sandbox the weight it had.
+    fn let_go(&self, sandbox: &Sandbox, weight: &str) -> Result<(), Failure>;
+
+    /// Whether homes can be attached to a sandbox whose ids were chosen before its user was known.
+    fn maps_homes(&self) -> Result<(), Failure>;
+
     /// Attaches the user's home to the waiting sandbox.
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure>;
 

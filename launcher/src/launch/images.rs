@@ -17,7 +17,7 @@ use adrastea_runtimes::engine::{EngineError, EngineImage, ImportProgress};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use oci_spec::image::Descriptor;
 
-use super::{Launcher, failure::Failure, lock};
+use super::{Launcher, entry::Entry, failure::Failure, lock};
 use crate::{
     host::HostError,
     image::{
@@ -115,21 +115,25 @@ impl Launcher {
             .map(|(name, _)| name.clone())
             .collect();
         let sandboxes = self
-            .list(None)
+            .with_images()
             .iter()
-            .filter(|entry| !entry.is_gone())
             .filter(|entry| entry.sandbox.record.facts.image_reference == reference)
             .map(|entry| entry.sandbox.id().to_string())
             .collect();
         Uses { sandboxes, profiles }
     }
 
+    /// Whatever stands on an image: servers, and what waits for its user.
+    fn with_images(&self) -> Vec<Arc<Entry>> {
+        let servers = self.list(None).into_iter().chain(self.pool.entries());
+        servers.filter(|entry| !entry.is_gone()).collect()
+    }
+
     /// The digests of the images of all live sandboxes.
     fn live_images(&self) -> Vec<String> {
         let live: BTreeSet<_> = self
-            .list(None)
+            .with_images()
             .iter()
-            .filter(|entry| !entry.is_gone())
             .map(|entry| entry.sandbox.record.facts.image_digest.clone())
             .collect();
         live.into_iter().collect()

@@ -18,6 +18,9 @@
 //! types of the steps: only [`prepare::Prepared`] can be proved, only
 //! [`claim::Proved`] claimed, only [`claim::Claimed`] waited for.
 //!
+//! A start that has taken a slot of the [`super::pool`] begins at its proof; if its claim fails,
+//! the slot is torn down and the same start goes the whole way.
+//!
 //! The cause of an end is told as soon as the task has ended; *gone* means that
 //! nothing is left, and comes after teardown. Teardown never stops early: every
 //! step is tried and every failure told.
@@ -35,7 +38,9 @@ use super::{
     failure::{Failure, chain},
     ground::Refusals,
     log::TAIL_BYTES,
+    pool::{self, Slot},
     prepare, ready,
+    turn::Turn,
     unrecorded::End,
 };
 use crate::{
@@ -53,17 +58,18 @@ const COUNTING: Duration = Duration::from_secs(10);
 
 /// Where a keeper takes over.
 pub enum Origin {
-    /// A new start.
-    New(Box<Decision>),
+    /// A new start; with a slot that it has taken.
+    New(Box<Decision>, Option<Box<Slot>>),
     /// A sandbox that runs since before this launcher did.
     Adopted,
 }
 
 pub async fn keep(launcher: Arc<Launcher>, entry: Arc<Entry>, origin: Origin) {
     let started = match origin {
-        Origin::New(decision) => {
+        Origin::New(decision, slot) => {
             // Apart: what a start needs is large, and given back while its server lives.
-            Box::pin(start(&launcher, &entry, &decision)).await.map(|()| Refusals::default())
+            let started = Box::pin(start(&launcher, &entry, &decision, slot));
+            started.await.map(|()| Refusals::default())
         }
         // What was refused before has not ended it.
         Origin::Adopted => Ok(launcher.ground.refusals(&entry.sandbox)),
@@ -103,6 +109,7 @@ async fn start(
     launcher: &Arc<Launcher>,
     entry: &Arc<Entry>,
     decision: &Decision,
+    slot: Option<Box<Slot>>,
 ) -> Result<(), Failure> {
     entry.progress(Phase::Queued, 0, "Waiting for a place");
     let owner = entry.sandbox.record.key.owner();
@@ -110,6 +117,34 @@ async fn start(
         turn = launcher.turns.turn(owner, |place| entry.queued(place)) => turn.ok_or_else(Failure::cancelled)?,
         _ = entry.unwanted() => return Err(Failure::cancelled()),
     };
+    let is_started = match slot {
+        None => false,
+        Some(slot) => {
+            let profile = slot.profile.clone();
+            match pool::start(launcher, entry, *slot, decision, &turn).await {
+                Ok(()) => true,
+                Err(failure) => {
+                    pool::start_over(launcher, entry, &profile, failure).await?;
+                    false
+                }
+            }
+        }
+    };
+    if !is_started {
+        cold(launcher, entry, decision, &turn).await?;
+    }
+    tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, address = %entry.sandbox.address, "ready");
+    entry.ready();
+    Ok(())
+}
+
+/// From nothing to a server that answers.
+async fn cold(
+    launcher: &Arc<Launcher>,
+    entry: &Arc<Entry>,
+    decision: &Decision,
+    turn: &Turn,
+) -> Result<(), Failure> {
     let prepared = prepare::prepare(launcher, entry, decision).await?;
     let proved = claim::prove(launcher, entry, prepared).await?;
     let claimed = claim::claim(launcher, entry, proved, decision).await?;
@@ -121,8 +156,6 @@ async fn start(
     if !decision.ready_path.is_empty() {
         ready::ready(launcher, entry, claimed, &decision.ready_path).await?;
     }
-    tracing::info!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, address = %entry.sandbox.address, "ready");
-    entry.ready();
     Ok(())
 }
 
@@ -190,6 +223,32 @@ async fn tear_down(
     entry: &Arc<Entry>,
     mut exit: ExitRecord,
 ) -> ExitRecord {
+    let Undone { left, uncrossed, log_tail } = undo_steps(launcher, entry).await;
+    if !log_tail.is_empty() {
+        exit.log_tail = log_tail;
+    }
+    let id = entry.sandbox.id().clone();
+    launcher.record_end(End { id, exit: exit.clone(), undone: uncrossed, left });
+    exit
+}
+
+/// What an undoing came to.
+struct Undone {
+    /// Something could not be undone.
+    left: bool,
+    /// Steps that are undone and still stand in the journal.
+    uncrossed: Vec<Step>,
+    log_tail: String,
+}
+
+/// Undoes every step, and keeps id and leases. True if nothing is left.
+pub async fn undo(launcher: &Arc<Launcher>, entry: &Arc<Entry>) -> bool {
+    let undone = undo_steps(launcher, entry).await;
+    !undone.left && undone.uncrossed.is_empty()
+}
+
+async fn undo_steps(launcher: &Arc<Launcher>, entry: &Arc<Entry>) -> Undone {
+    let mut log_tail = String::new();
     let sandbox = &entry.sandbox;
     let id = sandbox.id();
     let steps = launcher.store.steps(id).unwrap_or_else(|error| {
@@ -206,10 +265,7 @@ async fn tear_down(
                 };
                 // The engine has copied all output by now.
                 launcher.finish_log(id).await;
-                let tail = entry.log.tail(TAIL_BYTES);
-                if !tail.is_empty() {
-                    exit.log_tail = tail;
-                }
+                log_tail = entry.log.tail(TAIL_BYTES);
                 // The kernel kills what the engine could not: no server outlives its end.
                 let unmade = launcher.ground.unmake(step, sandbox).await;
                 deleted.and(unmade)
@@ -225,8 +281,13 @@ async fn tear_down(
             tracing::error!(sandbox = %id, step = step.name(), error = chain(&error), "failed to cross out a step that is undone");
         }
     }
-    launcher.record_end(End { id: id.clone(), exit: exit.clone(), undone: uncrossed, left });
-    exit
+    Undone { left, uncrossed, log_tail }
+}
+
+/// Takes a slot away that is nobody's; nobody is told.
+pub async fn remove_slot(launcher: &Arc<Launcher>, entry: &Arc<Entry>, exit: ExitRecord) {
+    let exit = tear_down(launcher, entry, exit).await;
+    entry.gone(exit);
 }
 
 /// Removes what an earlier life of the launcher left of a sandbox that nobody keeps.

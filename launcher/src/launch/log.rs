@@ -95,6 +95,13 @@ impl Log {
         Ok((self.read(&inner, 0)?, receiver))
     }
 
+    /// What was written is gone with its file; what comes from now on is a new beginning.
+    pub fn begin_anew(&self) {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.current = None;
+        (inner.older, inner.newer) = (inner.end, inner.end);
+    }
+
     /// Ends following: nothing comes any more.
     pub fn close(&self) {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,6 +22,7 @@ mod log;
 pub mod neighbours;
 pub mod node;
 mod observe;
+pub mod pool;
 mod prepare;
 mod proof;
 mod queue;
@@ -119,6 +120,7 @@ pub struct Launcher {
     /// Every change of every server, for Watch.
     pub feed: Arc<Feed>,
     homes: forget::Homes,
+    pool: pool::Pool,
 }
 
 /// Removals the engine works on at once.
@@ -193,6 +195,7 @@ impl Launcher {
             sweeping: tokio::sync::Mutex::default(),
             feed: Arc::default(),
             homes: forget::Homes::default(),
+            pool: pool::Pool::default(),
         })
     }
 
@@ -215,7 +218,15 @@ impl Launcher {
                         };
                     }
                     Some(entry) if !entry.is_gone() => entry,
-                    _ => return self.begin(decision, hash),
+                    _ => match self.begin(&decision, hash) {
+                        // What waits for nobody in particular holds what somebody needs.
+                        Err(StartRefused::Store(StoreError::Exhausted { .. }))
+                            if self.give_slot_up().await =>
+                        {
+                            continue;
+                        }
+                        begun => return begun,
+                    },
                 }
             };
             // A start that will be refused must not end anybody.
@@ -241,6 +252,7 @@ impl Launcher {
         let reload = config_reload::merge(&held, Config::load(&held.source, true)?)?;
         *held = Arc::new(reload.config.clone());
         drop(held);
+        self.pool.wake();
         tracing::info!(changed = ?reload.changed, needs_restart = ?reload.needs_restart, "took over the configuration");
         Ok(reload)
     }
@@ -294,12 +306,12 @@ impl Launcher {
     /// not locked while the disk is waited for.
     fn begin(
         self: &Arc<Self>,
-        decision: Decision,
+        decision: &Decision,
         request_hash: [u8; 32],
     ) -> Result<Arc<Entry>, StartRefused> {
         self.may_begin()?;
-        self.may_begin_this(&decision)?;
-        let record = self.record(&decision, request_hash).map_err(|error| {
+        self.may_begin_this(decision)?;
+        let (record, slot) = self.record(decision, request_hash).map_err(|error| {
             if error.is_full() {
                 StartRefused::DiskFull(self.layout.state.clone())
             } else {
@@ -308,7 +320,7 @@ impl Launcher {
         })?;
         let address = (self.address)(&self.config(), record.address_index);
         let sandbox = Sandbox::new(record, address, &self.layout);
-        tracing::info!(sandbox = %sandbox.id(), key = %decision.key, ?decision, "starting");
+        tracing::info!(sandbox = %sandbox.id(), key = %decision.key, waited = slot.is_some(), ?decision, "starting");
         let entry = Arc::new(Entry::new(
             sandbox,
             self.config().network.server_port,
@@ -326,17 +338,17 @@ impl Launcher {
         tokio::spawn(keeper::keep(
             Arc::clone(self),
             Arc::clone(&entry),
-            Origin::New(Box::new(decision)),
+            Origin::New(Box::new(decision.clone()), slot.map(Box::new)),
         ));
         Ok(entry)
     }
 
-    /// Reserves what a sandbox needs, and writes it down.
+    /// Reserves what a sandbox needs, and writes it down; or takes a slot that has it.
     fn record(
-        &self,
+        self: &Arc<Self>,
         decision: &Decision,
         request_hash: [u8; 32],
-    ) -> Result<SandboxRecord, StoreError> {
+    ) -> Result<(SandboxRecord, Option<pool::Slot>), StoreError> {
         // The server's earlier sandbox may have ended while nothing could be written.
         self.settle()?;
         let config = self.config();
@@ -349,7 +361,10 @@ impl Launcher {
             request_hash,
             facts: facts(decision, identity),
         };
-        self.store.record_sandbox(&new, self.pools)
+        if let Some((record, slot)) = self.take_slot(decision, &new)? {
+            return Ok((record, Some(slot)));
+        }
+        Ok((self.store.record_sandbox(&new, self.pools)?, None))
     }
 
     /// The runtime of that name, if this node can run it.
@@ -567,6 +582,7 @@ fn facts(decision: &Decision, disk: DiskIdentity) -> Facts {
         shm_bytes: decision.shm_bytes,
         log_bytes: decision.log_bytes,
         ignore_user_config: decision.ignore_user_config,
+        home_mapped: false,
         started_at: now(),
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs,
-    os::fd::AsFd as _,
+    os::fd::AsFd,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
     time::Duration,
@@ -41,9 +41,7 @@ use crate::{
     host::{
         Attempt as _, HostError,
         cgroups::Hierarchy,
-        confinement,
-        covers::{self, HomeOwner},
-        directories, fifo,
+        confinement, covers, directories, fifo,
         mounts::{self, MountLine},
         namespaces, processes, shims, tolerate_absence,
     },
@@ -89,6 +87,14 @@ pub fn attachment(sandbox: &Sandbox) -> Attachment {
 fn home_failure(error: HostError) -> Failure {
     let hint = "look at the home root on the node; `adrastea doctor` says what is wrong with it";
     Failure::caused_by(FailureReason::Home, &error, hint)
+}
+
+fn walls_fell(broken: &[String]) -> Failure {
+    Failure::new(
+        FailureReason::Proof,
+        format!("a promised wall does not stand: {}", broken.join("; ")),
+        "nothing was started; try again, and report it if it stays so",
+    )
 }
 
 impl From<NetworkError> for Failure {
@@ -166,8 +172,7 @@ impl NodeGround {
 
     /// Before any code of the tenant runs: what the user has configured is out of the way.
     fn cover_user_config(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
-        let facts = &sandbox.record.facts;
-        let owner = HomeOwner { uid: facts.disk_uid, gid: facts.disk_gid };
+        let owner = sandbox.host_owner();
         let (home, empty) = (sandbox.home_inside(), self.layout.empty());
         covers::cover(pid, home, owner, &empty, PLACES).map_err(home_failure)?;
         let seen = covers::observe(pid, home, &empty, PLACES)?;
@@ -176,11 +181,23 @@ impl NodeGround {
         if broken.is_empty() {
             return Ok(());
         }
-        Err(Failure::new(
-            FailureReason::Proof,
-            format!("a promised wall does not stand: {}", broken.join("; ")),
-            "nothing was started; try again, and report it if it stays so",
-        ))
+        Err(walls_fell(&broken))
+    }
+
+    /// The user's home, seen through the sandbox's ids where those are not the user's own.
+    fn mount_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), HostError> {
+        let facts = &sandbox.record.facts;
+        let (uid, gid) = (facts.disk_uid, facts.disk_gid);
+        let name = sandbox.record.key.owner().on_disk();
+        let home = self.homes.open(&self.home_root, &name, uid, gid)?;
+        let ids = if facts.home_mapped {
+            let seen = sandbox.host_owner();
+            Some(namespaces::id_map(uid, seen.uid, gid, seen.gid)?)
+        } else {
+            None
+        };
+        let ids = ids.as_ref().map(AsFd::as_fd);
+        mounts::attach_into(pid, home.as_fd(), sandbox.home_inside(), ids)
     }
 
     async fn remove_cgroup(&self, group: &str) -> Result<(), HostError> {
@@ -364,19 +381,43 @@ impl Ground for NodeGround {
         Ok(self.network.verify(&attachment(sandbox), Gate::Closed).await?)
     }
 
+    async fn prove_again(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
+        let plan = sandbox.plan();
+        let base = spec::base(&plan).map_err(|error| {
+            Failure::caused_by(FailureReason::Internal, &error, "report this defect")
+        })?;
+        let broken = self.walls_that_broke(sandbox, &plan, &base, pid)?;
+        if !broken.is_empty() {
+            return Err(walls_fell(&broken));
+        }
+        Ok(self.network.verify(&attachment(sandbox), Gate::Closed).await?)
+    }
+
+    fn hold_back(&self, sandbox: &Sandbox) -> Result<String, Failure> {
+        let weight = self.cgroups.weight(&sandbox.cgroup)?;
+        self.cgroups.set_weight(&sandbox.cgroup, self.cgroups.least_weight())?;
+        Ok(weight)
+    }
+
+    fn let_go(&self, sandbox: &Sandbox, weight: &str) -> Result<(), Failure> {
+        Ok(self.cgroups.set_weight(&sandbox.cgroup, weight)?)
+    }
+
+    fn maps_homes(&self) -> Result<(), Failure> {
+        mounts::can_be_mapped(&self.home_root).map_err(home_failure)
+    }
+
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
         let facts = &sandbox.record.facts;
         let pid = self.opens_files(sandbox, pid)?;
-        let attached = self
-            .homes
-            .open(
-                &self.home_root,
-                &sandbox.record.key.owner().on_disk(),
-                facts.disk_uid,
-                facts.disk_gid,
-            )
-            .and_then(|home| mounts::attach_into(pid, home.as_fd(), sandbox.home_inside()));
-        attached.map_err(home_failure)?;
+        self.mount_home(sandbox, pid).map_err(home_failure)?;
+        if facts.home_mapped {
+            let mounts = mounts::parse_mountinfo(&processes::read(pid, "mountinfo")?);
+            let broken = proof::broken_home(sandbox.home_inside(), &mounts);
+            if !broken.is_empty() {
+                return Err(walls_fell(&broken));
+            }
+        }
         if facts.ignore_user_config {
             self.cover_user_config(sandbox, pid)?;
         }
@@ -472,6 +513,9 @@ impl Ground for NodeGround {
         }
         if let Ok(refused) = self.cgroups.refused_processes(&sandbox.cgroup) {
             counters.insert("processes_refused".into(), refused);
+        }
+        if let Ok(used) = self.cgroups.cpu_used(&sandbox.cgroup) {
+            counters.insert("cpu_used_microseconds".into(), used);
         }
         counters
     }

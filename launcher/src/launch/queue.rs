@@ -116,6 +116,10 @@ impl<O: Clone + Ord> FairQueue<O> {
         self.admit();
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.stages.is_empty()
+    }
+
     pub fn stage(&self, ticket: Ticket) -> Option<Stage> {
         self.stages.get(&ticket).map(|(_, stage)| *stage)
     }

@@ -68,7 +68,23 @@ impl Launcher {
                     failpoint::hit("reconcile", "adopted");
                 }
                 (SandboxState::Gone, _) if steps.is_empty() && !record.holds_leases() => {
-                    self.enter(record, Phase::Gone);
+                    if !record.key.is_slot() {
+                        self.enter(record, Phase::Gone);
+                    }
+                }
+                // What waited for its user waits for nobody any more: a new one is made.
+                (SandboxState::Starting, _) if record.key.is_slot() => {
+                    let exit = interrupted(record.state);
+                    let entry = self.apart(record);
+                    tracing::info!(sandbox = %entry.sandbox.id(), "removing a slot that waited");
+                    keeper::remove_slot(self, &entry, exit).await;
+                    telemetry::reconciled("removed", Trace::Journal.name());
+                    done.removed += 1;
+                    failpoint::hit("reconcile", "slot");
+                }
+                (_, _) if record.key.is_slot() => {
+                    let exit = record.exit.clone().unwrap_or_else(|| interrupted(record.state));
+                    keeper::remove_slot(self, &self.apart(record), exit).await;
                 }
                 (before, _) => {
                     let exit = record.exit.clone().unwrap_or_else(|| interrupted(before));
@@ -103,6 +119,15 @@ impl Launcher {
             registry.insert(key, Arc::clone(&entry));
         }
         entry
+    }
+
+    /// An entry that nobody is told of, with a feed of its own.
+    fn apart(&self, record: SandboxRecord) -> Arc<Entry> {
+        let config = self.config();
+        let address = (self.address)(&config, record.address_index);
+        let sandbox = Sandbox::new(record, address, &self.layout);
+        let feed = Arc::new(Feed::keeping(1));
+        Arc::new(Entry::new(sandbox, config.network.server_port, Phase::Stopping, feed))
     }
 
     /// Removes what carries our names and nobody owns, and retries what could not be undone.
@@ -165,18 +190,15 @@ impl Launcher {
                 .is_some_and(|entry| entry.sandbox.record.id == record.id && !entry.is_gone());
             if leftover && !kept {
                 let exit = record.exit.clone().unwrap_or_else(|| interrupted(record.state));
-                let address = (self.address)(&self.config(), record.address_index);
-                let sandbox = Sandbox::new(record, address, &self.layout);
-                // A feed of its own: its end was told long ago, and a newer server of this key may run.
-                let feed = Arc::new(Feed::keeping(1));
-                let entry = Arc::new(Entry::new(
-                    sandbox,
-                    self.config().network.server_port,
-                    Phase::Stopping,
-                    feed,
-                ));
+                // Its end was told long ago, and a newer server of this key may run.
+                let is_slot = record.key.is_slot();
+                let entry = self.apart(record);
                 tracing::warn!(sandbox = %entry.sandbox.id(), key = %entry.sandbox.record.key, "undoing what could not be undone before");
-                keeper::remove_leftover(self, &entry, exit).await;
+                if is_slot {
+                    keeper::remove_slot(self, &entry, exit).await;
+                } else {
+                    keeper::remove_leftover(self, &entry, exit).await;
+                }
                 telemetry::reconciled("removed", Trace::Journal.name());
                 count += 1;
             }

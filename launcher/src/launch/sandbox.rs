@@ -13,7 +13,7 @@ use adrastea_runtimes::{
 };
 
 use crate::{
-    host::{HostError, confinement, directories},
+    host::{HostError, confinement, covers::HomeOwner, directories},
     image,
     store::SandboxRecord,
 };
@@ -141,19 +141,30 @@ impl Sandbox {
     }
 
     pub fn uid_map(&self) -> IdMap {
-        IdMap::with_hole(
-            self.record.run_range_first,
-            self.record.facts.uid_inside,
-            self.record.facts.disk_uid,
-        )
+        let facts = &self.record.facts;
+        self.map(facts.uid_inside, facts.disk_uid)
     }
 
     pub fn gid_map(&self) -> IdMap {
-        IdMap::with_hole(
-            self.record.run_range_first,
-            self.record.facts.gid_inside,
-            self.record.facts.disk_gid,
-        )
+        let facts = &self.record.facts;
+        self.map(facts.gid_inside, facts.disk_gid)
+    }
+
+    /// The user's own id leads straight to the number on disk, or, where that was not known when
+    /// the sandbox was made, into the range as every other.
+    fn map(&self, inside: u32, disk: u32) -> IdMap {
+        let first = self.record.run_range_first;
+        let outside = if self.record.facts.home_mapped { first + inside } else { disk };
+        IdMap::with_hole(first, inside, outside)
+    }
+
+    /// The host's numbers of whoever writes into the home from inside.
+    pub fn host_owner(&self) -> HomeOwner {
+        let facts = &self.record.facts;
+        HomeOwner {
+            uid: self.uid_map().to_host(facts.uid_inside).unwrap_or(facts.disk_uid),
+            gid: self.gid_map().to_host(facts.gid_inside).unwrap_or(facts.disk_gid),
+        }
     }
 
     pub fn home_inside(&self) -> &Path {

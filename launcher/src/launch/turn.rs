@@ -57,6 +57,13 @@ impl Turns {
         self.closed.load(Ordering::SeqCst)
     }
 
+    /// Returns when no start is under way or waits, or after `patience`.
+    pub async fn quiet(&self, patience: Duration) {
+        let mut changes = self.changes.subscribe();
+        let quiet = async { while !self.queue().is_empty() && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(patience, quiet).await;
+    }
+
     /// Waits for a turn; `tell` hears of the place, when it has changed and not too
     /// often. None once the queue is closed.
     pub async fn turn(self: &Arc<Self>, owner: Owner, mut tell: impl FnMut(u32)) -> Option<Turn> {

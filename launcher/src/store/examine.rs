@@ -347,5 +347,5 @@ fn read_key(row: &Row<'_>, first: usize) -> Result<ServerKey, RowProblem> {
     let texts: [String; 3] =
         [column(row, first, "")?, column(row, first + 1, "")?, column(row, first + 2, "")?];
     let [hub, user, server] = &texts;
-    ServerKey::new(hub, user, server).map_err(|error| (texts.join("/"), error.to_string()))
+    ServerKey::recorded(hub, user, server).map_err(|error| (texts.join("/"), error.to_string()))
 }

@@ -13,6 +13,7 @@ pub mod rebuild;
 mod retired;
 mod sandboxes;
 pub mod schema;
+mod slots;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;

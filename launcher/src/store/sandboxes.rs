@@ -63,6 +63,10 @@ pub struct Facts {
     /// What the user has configured is covered.
     #[serde(default)]
     pub ignore_user_config: bool,
+    /// Made before its user was known: the id inside lies in the run range, and the home is
+    /// attached by a mount that maps it to the user's number on disk.
+    #[serde(default)]
+    pub home_mapped: bool,
     pub started_at: u64,
 }
 
@@ -135,24 +139,12 @@ impl Store {
         let mut connection = self.connection();
         let transaction =
             connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
-        let names = params![key.hub, key.user.as_str(), key.server];
-        // The answer to "what happened?" is kept until the next start.
-        transaction
-            .execute(
-                "DELETE FROM sandboxes WHERE hub = ?1 AND user = ?2 AND server = ?3 AND state = 'gone'
-                 AND run_range IS NULL AND NOT EXISTS (SELECT 1 FROM steps WHERE sandbox = id)",
-                names,
-            )
-            .doing(VERB)?;
-        let generation: u64 = transaction
-            .query_row(
-                "INSERT INTO generations (hub, user, server, last)
-                 VALUES (?1, ?2, ?3, coalesce((SELECT value FROM counters WHERE name = 'first_generation'), 1))
-                 ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last",
-                names,
-                |row| row.get(0),
-            )
-            .doing(VERB)?;
+        let generation = if key.is_slot() {
+            super::slots::forget_gone(&transaction)?;
+            0
+        } else {
+            next_generation(&transaction, key)?
+        };
         let ranges = (pools.last_run_id - pools.first_run_id + 1) / IDS_PER_SANDBOX;
         let range = lease(&transaction, "run_range", 0, ranges, "range of run ids")?;
         let address = lease(
@@ -246,6 +238,32 @@ impl Store {
     }
 }
 
+/// The number of a server's next start, which fences the ones before it.
+pub(super) fn next_generation(
+    transaction: &rusqlite::Transaction<'_>,
+    key: &ServerKey,
+) -> Result<u64, StoreError> {
+    const VERB: &str = "count a start";
+    let names = params![key.hub, key.user.as_str(), key.server];
+    // The answer to "what happened?" is kept until the next start.
+    transaction
+        .execute(
+            "DELETE FROM sandboxes WHERE hub = ?1 AND user = ?2 AND server = ?3 AND state = 'gone'
+             AND run_range IS NULL AND NOT EXISTS (SELECT 1 FROM steps WHERE sandbox = id)",
+            names,
+        )
+        .doing(VERB)?;
+    transaction
+        .query_row(
+            "INSERT INTO generations (hub, user, server, last)
+             VALUES (?1, ?2, ?3, coalesce((SELECT value FROM counters WHERE name = 'first_generation'), 1))
+             ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last",
+            names,
+            |row| row.get(0),
+        )
+        .doing(VERB)
+}
+
 /// The next free number after the one leased last, so that a number rests before it is used again.
 fn lease(
     transaction: &rusqlite::Transaction<'_>,
@@ -301,7 +319,7 @@ pub(super) fn read(row: &Row<'_>, first_run_id: u32) -> Result<SandboxRecord, St
     let range: Option<u32> = row.get(9).doing(VERB)?;
     Ok(SandboxRecord {
         id: id.parse().map_err(|error| content(Box::new(error)))?,
-        key: ServerKey::new(&text(1)?, &text(2)?, &text(3)?)
+        key: ServerKey::recorded(&text(1)?, &text(2)?, &text(3)?)
             .map_err(|error| content(Box::new(error)))?,
         generation: row.get(4).doing(VERB)?,
         request_id: text(5)?,
@@ -356,6 +374,7 @@ pub(crate) mod tests {
                 shm_bytes: 1,
                 log_bytes: 1,
                 ignore_user_config: false,
+                home_mapped: false,
                 started_at: 1,
             },
         }

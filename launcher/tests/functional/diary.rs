@@ -141,6 +141,8 @@ impl Diary {
             let text = format!("{id} and {other} are both alive for {}", sandbox.record.key);
             pages.violations.push(text);
         }
+        // A slot becomes somebody's here.
+        pages.traces.entry(id.to_string()).or_default().key = Some(sandbox.record.key.clone());
     }
 
     /// Before a step is undone.

@@ -46,6 +46,7 @@ struct Orders {
     asked: Vec<String>,
     homes: BTreeSet<String>,
     stuck_homes: bool,
+    unmapped_homes: bool,
 }
 
 pub struct StandInGround {
@@ -103,6 +104,11 @@ impl StandInGround {
     /// Homes can be moved, or cannot.
     pub fn stick_homes(&self, stuck: bool) {
         self.orders().stuck_homes = stuck;
+    }
+
+    /// Homes can be seen through other ids, or cannot.
+    pub fn set_maps_homes(&self, maps: bool) {
+        self.orders().unmapped_homes = !maps;
     }
 
     pub fn set_memory_kills(&self, kills: u64) {
@@ -233,6 +239,36 @@ impl Ground for StandInGround {
             Ok(())
         })
         .await
+    }
+
+    async fn prove_again(&self, sandbox: &Sandbox, _: u32) -> Result<(), Failure> {
+        let id = sandbox.id();
+        let claimed = self.engine.claim(id.as_str()).is_some();
+        let too_late = self
+            .diary
+            .with_traces(id, |traces| claimed || traces.home || traces.egress || !traces.proved);
+        if too_late {
+            self.diary.violation(format!("{id}: proved again too late, or never before"));
+        }
+        self.obey("prove again".into(), || Ok(())).await
+    }
+
+    fn hold_back(&self, _: &Sandbox) -> Result<String, Failure> {
+        self.diary.write("hold back");
+        Ok("7".into())
+    }
+
+    fn let_go(&self, _: &Sandbox, weight: &str) -> Result<(), Failure> {
+        self.diary.write(format!("let go {weight}"));
+        Ok(())
+    }
+
+    fn maps_homes(&self) -> Result<(), Failure> {
+        if self.orders().unmapped_homes {
+            let hint = "none: it was ordered";
+            return Err(Failure::new(FailureReason::Home, "homes cannot be mapped", hint));
+        }
+        Ok(())
     }
 
     async fn attach_home(&self, sandbox: &Sandbox, _: u32) -> Result<(), Failure> {

@@ -20,6 +20,7 @@ mod inits;
 mod named_runtime;
 mod order;
 mod policy;
+mod pool;
 mod queue;
 mod requests;
 mod restarts;

@@ -464,6 +464,74 @@ class StopSandboxResponse(_message.Message):
     stopped: bool
     def __init__(self, stopped: _Optional[bool] = ...) -> None: ...
 
+class ListPoolRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListPoolResponse(_message.Message):
+    __slots__ = ("profiles",)
+    PROFILES_FIELD_NUMBER: _ClassVar[int]
+    profiles: _containers.RepeatedCompositeFieldContainer[ProfilePool]
+    def __init__(self, profiles: _Optional[_Iterable[_Union[ProfilePool, _Mapping]]] = ...) -> None: ...
+
+class ProfilePool(_message.Message):
+    __slots__ = ("profile", "minimum", "maximum", "target", "waiting", "hits", "misses", "failures", "drained", "problem")
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    MINIMUM_FIELD_NUMBER: _ClassVar[int]
+    MAXIMUM_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
+    HITS_FIELD_NUMBER: _ClassVar[int]
+    MISSES_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
+    DRAINED_FIELD_NUMBER: _ClassVar[int]
+    PROBLEM_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    minimum: int
+    maximum: int
+    target: int
+    waiting: _containers.RepeatedCompositeFieldContainer[WaitingSandbox]
+    hits: int
+    misses: int
+    failures: int
+    drained: bool
+    problem: str
+    def __init__(self, profile: _Optional[str] = ..., minimum: _Optional[int] = ..., maximum: _Optional[int] = ..., target: _Optional[int] = ..., waiting: _Optional[_Iterable[_Union[WaitingSandbox, _Mapping]]] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., failures: _Optional[int] = ..., drained: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
+
+class WaitingSandbox(_message.Message):
+    __slots__ = ("sandbox_id", "age_ms", "memory_bytes", "cpu_ms")
+    SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    CPU_MS_FIELD_NUMBER: _ClassVar[int]
+    sandbox_id: str
+    age_ms: int
+    memory_bytes: int
+    cpu_ms: int
+    def __init__(self, sandbox_id: _Optional[str] = ..., age_ms: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., cpu_ms: _Optional[int] = ...) -> None: ...
+
+class DrainPoolRequest(_message.Message):
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    def __init__(self, profile: _Optional[str] = ...) -> None: ...
+
+class DrainPoolResponse(_message.Message):
+    __slots__ = ("removed",)
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    removed: int
+    def __init__(self, removed: _Optional[int] = ...) -> None: ...
+
+class RefillPoolRequest(_message.Message):
+    __slots__ = ("profile",)
+    PROFILE_FIELD_NUMBER: _ClassVar[int]
+    profile: str
+    def __init__(self, profile: _Optional[str] = ...) -> None: ...
+
+class RefillPoolResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class DrainRequest(_message.Message):
     __slots__ = ("stop_servers", "grace_ms")
     STOP_SERVERS_FIELD_NUMBER: _ClassVar[int]

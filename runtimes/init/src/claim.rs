@@ -16,6 +16,8 @@ use std::{
 use crate::report;
 
 const MAGIC: &[u8; 10] = b"ADRCLAIM1\n";
+/// The same payload, for a program that gets ready and waits for its claim.
+const STANDBY_MAGIC: &[u8; 10] = b"ADRSTAND1\n";
 const TAG_ARGUMENT: u8 = 1;
 const TAG_ENVIRONMENT: u8 = 2;
 const TAG_DIRECTORY: u8 = 3;
@@ -154,6 +156,16 @@ impl Claim {
 
 /// The message that carries a claim.
 pub fn encode(claim: &Claim) -> Result<Vec<u8>, ClaimError> {
+    encode_as(MAGIC, claim)
+}
+
+/// The message that has the command's waiting program get ready: in the same form, with what
+/// is known beforehand. Must never carry anything of a user.
+pub fn encode_standby(standby: &Claim) -> Result<Vec<u8>, ClaimError> {
+    encode_as(STANDBY_MAGIC, standby)
+}
+
+fn encode_as(magic: &[u8; 10], claim: &Claim) -> Result<Vec<u8>, ClaimError> {
     claim.validate()?;
     let mut payload = Vec::new();
     for argument in &claim.arguments {
@@ -170,8 +182,8 @@ pub fn encode(claim: &Claim) -> Result<Vec<u8>, ClaimError> {
     }
     let length =
         u32::try_from(payload.len()).map_err(|_| ClaimError::PayloadTooLong(payload.len()))?;
-    let mut message = Vec::with_capacity(MAGIC.len() + 4 + payload.len());
-    message.extend_from_slice(MAGIC);
+    let mut message = Vec::with_capacity(magic.len() + 4 + payload.len());
+    message.extend_from_slice(magic);
     message.extend_from_slice(&length.to_le_bytes());
     message.extend_from_slice(&payload);
     Ok(message)
@@ -204,6 +216,8 @@ pub fn decode(message: &[u8]) -> Result<Claim, ClaimError> {
 pub enum Message {
     /// Tell what is around you, then wait on.
     Report,
+    /// Start the command's waiting program, say when it is ready, then wait on.
+    Standby(Claim),
     Claim(Claim),
 }
 
@@ -213,6 +227,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<Message, ClaimError> {
     fill(reader, &mut magic)?;
     match &magic {
         MAGIC => read_payload(reader).map(Message::Claim),
+        STANDBY_MAGIC => read_payload(reader).map(Message::Standby),
         report::REQUEST => Ok(Message::Report),
         _ => Err(ClaimError::BadMagic),
     }
@@ -222,7 +237,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<Message, ClaimError> {
 pub fn read_from(reader: &mut impl Read) -> Result<Claim, ClaimError> {
     match read_message(reader)? {
         Message::Claim(claim) => Ok(claim),
-        Message::Report => Err(ClaimError::BadMagic),
+        Message::Report | Message::Standby(_) => Err(ClaimError::BadMagic),
     }
 }
 
@@ -325,6 +340,14 @@ mod tests {
     #[test]
     fn what_is_encoded_is_decoded() {
         assert_eq!(decode(&encode(&example()).unwrap()).unwrap(), example());
+    }
+
+    #[test]
+    fn a_standby_is_no_claim() {
+        let bytes = encode_standby(&example()).unwrap();
+        assert!(matches!(decode(&bytes), Err(ClaimError::BadMagic)));
+        let message = read_message(&mut bytes.as_slice()).unwrap();
+        assert!(matches!(message, Message::Standby(standby) if standby == example()));
     }
 
     #[test]

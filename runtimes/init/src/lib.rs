@@ -40,6 +40,26 @@ pub fn first_line(line: &str) -> Option<FirstLine> {
 /// The answer to a claim; all that follows is the server's own output.
 pub const CLAIMED: &str = "adrastea-init 1 claimed";
 
+/// In the same line, and then a reason: a waiting program stepped aside, and the command was
+/// started anew in its place.
+pub const ANEW: &str = ", anew: ";
+
+/// The answer to a standby: the waiting program is ready.
+pub const READY: &str = "adrastea-init 1 ready";
+
+/// The start of the answer to a standby if the image's program cannot wait; the reason follows.
+pub const ASIDE: &str = "adrastea-init 1 aside: ";
+
+/// The waiting program's path inside every sandbox.
+pub const WAITING_PROGRAM: &str = "/.adrastea/waiting.py";
+
+/// What the waiting program says to the init, a line each: it is ready; it takes the claim.
+/// Every other line is the reason why it steps aside.
+pub mod waiting_program {
+    pub const READY: &str = "ready";
+    pub const TAKEN: &str = "taken";
+}
+
 /// The start of the answer to a claim that makes no sense; the reason follows.
 pub const REFUSED: &str = "adrastea-init 1 refused: ";
 

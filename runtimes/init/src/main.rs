@@ -3,8 +3,11 @@
 //!
 //! ```text
 //! waiting ──claim──> running ──server ends──> gone (its exit code, or 128 + signal)
-//!    └──anything else──> refused (125)
+//!  │ └──standby──> waiting, with a program that has loaded ──claim──> running
+//!  └──anything else──> refused (125)
 //! ```
+//! A waiting program that cannot wait, or ends, ends a sandbox that nobody has claimed; at the
+//! claim the command is started anew in its place.
 //!
 //! It runs as the tenant's own uid, beside the tenant's code: so it is
 //! non-dumpable before anything else, obeys nobody inside the sandbox, and must
@@ -15,6 +18,7 @@ mod filter;
 mod forward;
 mod look;
 mod server;
+mod standby;
 mod sys;
 
 use std::{
@@ -26,13 +30,14 @@ use std::{
 };
 
 use adrastea_init::{
-    CLAIMED, LANDLOCK, LET_THROUGH, REFUSED, WAITING,
+    ANEW, ASIDE, CLAIMED, LANDLOCK, LET_THROUGH, READY, REFUSED, WAITING,
     claim::{self, Claim, Message},
-    exit_code, report,
+    exit_code, report, waiting_program,
 };
 
 use crate::{
     forward::Forwarder,
+    standby::Standby,
     sys::{Ended, Received, Signals},
 };
 
@@ -78,12 +83,16 @@ fn run(signals: &Signals) -> i32 {
     } else {
         tell(&format!("{WAITING}{LANDLOCK}0"));
     }
-    let claim = match wait_for_claim(signals) {
-        Ok(claim) => claim,
+    let (claim, standby) = match wait_for_claim(signals) {
+        Ok(claimed) => claimed,
         Err(Unclaimed::Refused(reason)) => return refuse(&reason),
         Err(Unclaimed::Ended(signal)) => return exit_code::SIGNALLED + signal,
     };
-    match start(claim) {
+    let started = match standby {
+        Some(standby) => hand_over(claim, standby, signals),
+        None => start(claim),
+    };
+    match started {
         Ok((server, forwarder)) => supervise(signals, server, forwarder),
         Err(error) => refuse(&format!("failed to start the server: {error}")),
     }
@@ -111,6 +120,11 @@ fn from_outside(received: Received) -> bool {
     !is_contained() || (received.sender == 0 && received.code == libc::SI_USER)
 }
 
+/// The signal, if it is one that ends an init without a server.
+fn ends(received: Received) -> Option<i32> {
+    (ENDING.contains(&received.signal) && from_outside(received)).then_some(received.signal)
+}
+
 enum Unclaimed {
     Refused(String),
     Ended(i32),
@@ -121,6 +135,9 @@ struct Channel<'a> {
     input: File,
     signals: &'a Signals,
     ended_by: Option<i32>,
+    /// A program that waits beside us; without it there is nothing to claim.
+    program: Option<i32>,
+    program_ended: bool,
 }
 
 impl Read for Channel<'_> {
@@ -132,10 +149,16 @@ impl Read for Channel<'_> {
             ];
             sys::poll(&mut wanted, None)?;
             while let Some(received) = self.signals.next() {
-                if ENDING.contains(&received.signal) && from_outside(received) {
-                    self.ended_by = Some(received.signal);
+                if let Some(signal) = ends(received) {
+                    self.ended_by = Some(signal);
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
+            }
+            while let Some((process, _)) = sys::reap() {
+                self.program_ended |= self.program == Some(process);
+            }
+            if self.program_ended {
+                return Err(io::Error::other("the waiting program ended"));
             }
             if wanted[0].revents != 0 {
                 return self.input.read(buffer);
@@ -144,12 +167,19 @@ impl Read for Channel<'_> {
     }
 }
 
-fn wait_for_claim(signals: &Signals) -> Result<Claim, Unclaimed> {
+fn wait_for_claim(signals: &Signals) -> Result<(Claim, Option<Standby>), Unclaimed> {
     let input = io::stdin()
         .as_fd()
         .try_clone_to_owned()
         .map_err(|error| Unclaimed::Refused(format!("failed to open the channel: {error}")))?;
-    let mut channel = Channel { input: input.into(), signals, ended_by: None };
+    let mut channel = Channel {
+        input: input.into(),
+        signals,
+        ended_by: None,
+        program: None,
+        program_ended: false,
+    };
+    let mut standby: Option<Standby> = None;
     loop {
         let message =
             claim::read_message(&mut channel).map_err(|error| match channel.ended_by {
@@ -157,7 +187,26 @@ fn wait_for_claim(signals: &Signals) -> Result<Claim, Unclaimed> {
                 None => Unclaimed::Refused(error.to_string()),
             })?;
         match message {
-            Message::Claim(claim) => return Ok(claim),
+            Message::Claim(claim) => return Ok((claim, standby)),
+            Message::Standby(_) if standby.is_some() => {
+                return Err(Unclaimed::Refused("a program waits already".into()));
+            }
+            Message::Standby(claim) => {
+                let ready = Standby::start(&claim)
+                    .map_err(|error| error.to_string())
+                    .and_then(|mut made| made.is_ready(signals).map(|()| made));
+                match ready {
+                    Ok(made) => {
+                        channel.program = Some(made.process);
+                        standby = Some(made);
+                        tell(READY);
+                    }
+                    Err(reason) => {
+                        tell(&format!("{ASIDE}{reason}"));
+                        return Err(Unclaimed::Refused("the image's program cannot wait".into()));
+                    }
+                }
+            }
             Message::Report => {
                 report()
                     .map_err(|error| Unclaimed::Refused(format!("failed to report: {error}")))?;
@@ -182,6 +231,34 @@ fn start(claim: Claim) -> io::Result<(i32, Forwarder)> {
     tell(CLAIMED);
     let Some(server) = sys::fork()? else { server::run(&claim, &log) };
     forget(claim);
+    Ok((server, Forwarder::new(source.into(), output.into())?))
+}
+
+/// Gives the claim to the program that waits. If it steps aside, the command is started anew.
+fn hand_over(
+    claim: Claim,
+    mut standby: Standby,
+    signals: &Signals,
+) -> io::Result<(i32, Forwarder)> {
+    sys::become_standard(File::open("/dev/null")?.as_fd(), 0)?;
+    let output = io::stdout().as_fd().try_clone_to_owned()?;
+    let mut message = claim::encode(&claim).map_err(io::Error::other)?;
+    let answer = standby
+        .send(&message)
+        .map_err(|error| format!("the waiting program is lost: {error}"))
+        .and_then(|()| standby.word(signals));
+    claim::wipe(&mut message);
+    let (server, line) = match answer {
+        Ok(word) if word == waiting_program::TAKEN => (standby.process, CLAIMED.to_owned()),
+        Ok(reason) | Err(reason) => {
+            standby.end();
+            let Some(server) = sys::fork()? else { server::run(&claim, &standby.log) };
+            (server, format!("{CLAIMED}{ANEW}{reason}"))
+        }
+    };
+    forget(claim);
+    tell(&line);
+    let Standby { output: source, .. } = standby;
     Ok((server, Forwarder::new(source.into(), output.into())?))
 }
 

@@ -43,12 +43,8 @@ fn become_server(claim: &Claim, log: &OwnedFd) -> Result<Never, i32> {
         }
     }
 
-    let strings = |texts: &mut dyn Iterator<Item = String>| -> Result<Vec<CString>, i32> {
-        texts.map(|text| CString::new(text).map_err(|_| exit_code::REFUSED)).collect()
-    };
-    let arguments = strings(&mut claim.arguments.iter().cloned())?;
-    let environment =
-        strings(&mut claim.environment.iter().map(|(name, value)| format!("{name}={value}")))?;
+    let arguments = strings(claim.arguments.iter().cloned())?;
+    let environment = strings(variables(claim))?;
 
     // The last word on why: a file that is there but cannot be run says more than one that is not.
     let mut failure = io::Error::from_raw_os_error(libc::ENOENT);
@@ -65,12 +61,22 @@ fn become_server(claim: &Claim, log: &OwnedFd) -> Result<Never, i32> {
     Err(if is_absent(&failure) { exit_code::NOT_FOUND } else { exit_code::NOT_EXECUTABLE })
 }
 
+/// The claim's environment, a line each.
+pub fn variables(claim: &Claim) -> impl Iterator<Item = String> {
+    claim.environment.iter().map(|(name, value)| format!("{name}={value}"))
+}
+
+/// As the kernel takes them.
+pub fn strings(texts: impl Iterator<Item = String>) -> Result<Vec<CString>, i32> {
+    texts.map(|text| CString::new(text).map_err(|_| exit_code::REFUSED)).collect()
+}
+
 fn is_absent(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR))
 }
 
 /// Where the command may be: a path as it is, a bare name in the directories of the claim's PATH.
-fn candidates(claim: &Claim) -> Vec<String> {
+pub fn candidates(claim: &Claim) -> Vec<String> {
     let Some(command) = claim.arguments.first() else { return Vec::new() };
     if command.contains('/') {
         return vec![command.clone()];

@@ -14,7 +14,7 @@ use std::{
 };
 
 use adrastea_init::{
-    CLAIMED, REFUSED,
+    ANEW, ASIDE, CLAIMED, READY, REFUSED,
     claim::{self, Claim},
     first_line,
     report::{ANNOUNCED, REQUEST, Report},
@@ -296,4 +296,123 @@ fn stray_children_are_reaped() {
     let mut init = Init::shell("for i in 1 2 3; do true; done; exit 0");
     assert!(init.rest().is_empty());
     assert_eq!(init.end().code(), Some(0));
+}
+
+/// A command whose interpreter is a shell script that plays the waiting program.
+struct Image {
+    directory: std::path::PathBuf,
+}
+
+impl Image {
+    fn new(name: &str, waits: &str) -> Self {
+        use std::os::unix::fs::PermissionsExt as _;
+        let place = format!("adrastea-init-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(place);
+        fs::create_dir_all(&directory).unwrap();
+        let interpreter = directory.join("python-stand-in");
+        // With the waiting program's path as its first argument it waits; as a script's
+        // interpreter it is the server.
+        let plays = format!(
+            "#!/bin/sh\ncase \"$1\" in */waiting.py) ;; *) echo started anew; exit 4;; esac\n{waits}\n"
+        );
+        let head = format!("#!{}\n", interpreter.display());
+        for (path, text) in [(&interpreter, &plays), (&directory.join("server"), &head)] {
+            fs::write(path, text).unwrap();
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn claim(&self, more: &[(&str, &str)]) -> Claim {
+        let path = format!("{}:/usr/bin:/bin", self.directory.display());
+        let environment = [("PATH", path.as_str())].into_iter().chain(more.iter().copied());
+        Claim {
+            arguments: vec!["server".into()],
+            environment: environment.map(|(name, value)| (name.into(), value.into())).collect(),
+            directory: "/usr".into(),
+        }
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// An init with a program that waits; what is sent from here on goes to its standard input.
+fn standing_by(image: &Image) -> (Init, std::process::ChildStdin) {
+    let mut init = Init::waiting();
+    let mut stdin = init.child.stdin.take().unwrap();
+    stdin.write_all(&claim::encode_standby(&image.claim(&[])).unwrap()).unwrap();
+    (init, stdin)
+}
+
+#[test]
+fn a_program_waits_takes_the_claim_and_is_the_server() {
+    let image = Image::new(
+        "takes",
+        "echo early; echo ready >&0; dd bs=65536 count=1 2>/dev/null <&0 | tr '\\0' ' ' | grep -ao 'TOKEN=s3cret'; \
+         readlink /proc/$$/fd/0; echo taken >&0; exit 7",
+    );
+    let (mut init, mut stdin) = standing_by(&image);
+    assert_eq!(init.line(), READY);
+    // It waits for as long as nobody comes.
+    assert!(init.child.try_wait().unwrap().is_none());
+    let claim = image.claim(&[("TOKEN", "s3cret")]);
+    stdin.write_all(&claim::encode(&claim).unwrap()).unwrap();
+    assert_eq!(init.line(), CLAIMED);
+    let text = init.rest();
+    assert!(text.starts_with("early\n") && text.contains("TOKEN=s3cret\nsocket:"), "{text}");
+    assert_eq!(init.end().code(), Some(7));
+}
+
+#[test]
+fn a_program_that_steps_aside_or_dies_is_replaced_by_the_command() {
+    for (how, reason) in
+        [("echo not today >&0", "not today"), ("exit 3", "the waiting program ended")]
+    {
+        let image =
+            Image::new("aside", &format!("echo ready >&0; head -c 20 <&0 >/dev/null; {how}"));
+        let (mut init, mut stdin) = standing_by(&image);
+        assert_eq!(init.line(), READY);
+        stdin.write_all(&claim::encode(&image.claim(&[])).unwrap()).unwrap();
+        assert_eq!(init.line(), format!("{CLAIMED}{ANEW}{reason}"));
+        assert_eq!(init.rest(), "started anew\n");
+        assert_eq!(init.end().code(), Some(4));
+    }
+}
+
+#[test]
+fn what_cannot_wait_says_why_and_ends() {
+    let dies = Image::new("dies", "echo no module named jupyterhub; exit 1");
+    let refuses = Image::new("refuses", "echo no such server >&0");
+    let shell = Image::new("shell", "");
+    fs::write(shell.directory.join("server"), "#!/bin/bash\n").unwrap();
+    for (image, reason) in [
+        (&dies, "the waiting program ended: no module named jupyterhub"),
+        (&refuses, "no such server"),
+        (&shell, "is no Python program"),
+    ] {
+        let (mut init, _stdin) = standing_by(image);
+        let line = init.line();
+        assert!(line.starts_with(ASIDE) && line.ends_with(reason), "{line}");
+        assert_eq!(init.end().code(), Some(125));
+    }
+}
+
+#[test]
+fn an_init_whose_program_ends_ends_and_one_waits_at_most() {
+    let image = Image::new("ends", "echo ready >&0; sleep 0.3");
+    let (mut init, _stdin) = standing_by(&image);
+    assert_eq!(init.line(), READY);
+    assert!(init.line().starts_with(REFUSED));
+    assert_eq!(init.end().code(), Some(125));
+
+    let image = Image::new("twice", "echo ready >&0; sleep 30");
+    let (mut init, mut stdin) = standing_by(&image);
+    assert_eq!(init.line(), READY);
+    stdin.write_all(&claim::encode_standby(&image.claim(&[])).unwrap()).unwrap();
+    assert!(init.line().starts_with(REFUSED));
+    assert_eq!(init.end().code(), Some(125));
 }

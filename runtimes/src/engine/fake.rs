@@ -25,14 +25,19 @@ use super::{
 use crate::plan::SandboxId;
 
 const MAGIC: &[u8] = b"ADRCLAIM1\n";
+const STANDBY_MAGIC: &[u8] = b"ADRSTAND1\n";
 const CLAIM_LIMIT: u32 = 1 << 20;
 
 /// What the fake's init does once it runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InitBehaviour {
-    /// Waits, takes the claim, answers `claimed`.
+    /// Waits, takes the claim, answers `claimed`. A program of the image's can wait in it.
     #[default]
     Claims,
+    /// The same, but the program that waited steps aside at the claim.
+    ClaimsAnew,
+    /// No program of this image can wait.
+    StepsAside,
     /// Waits, takes the claim, refuses it and ends with 125.
     Refuses,
     /// Says nothing at all.
@@ -64,6 +69,7 @@ struct Sandbox {
     spec: Spec,
     stdio: Stdio,
     claim: Option<Vec<u8>>,
+    standby: Option<Vec<u8>>,
     exit: watch::Sender<Option<ExitStatus>>,
 }
 
@@ -122,6 +128,11 @@ impl FakeEngine {
         self.state().sandboxes.get(id)?.claim.clone()
     }
 
+    /// The payload of the standby that the sandbox's init was sent.
+    pub fn standby(&self, id: &str) -> Option<Vec<u8>> {
+        self.state().sandboxes.get(id)?.standby.clone()
+    }
+
     /// The spec that the sandbox was created with.
     pub fn spec(&self, id: &str) -> Option<Spec> {
         self.state().sandboxes.get(id).map(|sandbox| sandbox.spec.clone())
@@ -161,7 +172,10 @@ impl FakeEngine {
         match behaviour {
             InitBehaviour::Ends(code) => return Some(code),
             InitBehaviour::Silent => return self.ended(id).await,
-            InitBehaviour::Claims | InitBehaviour::Refuses => {}
+            InitBehaviour::Claims
+            | InitBehaviour::ClaimsAnew
+            | InitBehaviour::StepsAside
+            | InitBehaviour::Refuses => {}
         }
         // For reading too, or a FIFO without its other end refuses or says
         // "end of file".
@@ -173,12 +187,29 @@ impl FakeEngine {
             .write_all(b"adrastea-init 1 waiting, landlock 0, filter lets through:\n")
             .await
             .ok()?;
-        let claim = tokio::select! {
-            claim = read_claim(&mut input) => claim,
+        let message = tokio::select! {
+            message = read_message(&mut input) => message,
             code = self.ended(id) => return code,
         };
-        let claim = match claim {
-            Ok(claim) if behaviour == InitBehaviour::Claims => claim,
+        let message = match message {
+            Ok((true, _)) if behaviour == InitBehaviour::StepsAside => {
+                output.write_all(b"adrastea-init 1 aside: told to step aside\n").await.ok()?;
+                return Some(125);
+            }
+            Ok((true, standby)) => {
+                if let Some(sandbox) = self.state().sandboxes.get_mut(id) {
+                    sandbox.standby = Some(standby);
+                }
+                output.write_all(b"adrastea-init 1 ready\n").await.ok()?;
+                tokio::select! {
+                    message = read_message(&mut input) => message,
+                    code = self.ended(id) => return code,
+                }
+            }
+            other => other,
+        };
+        let claim = match message {
+            Ok((false, claim)) if behaviour != InitBehaviour::Refuses => claim,
             Ok(_) => {
                 output.write_all(b"adrastea-init 1 refused: told to refuse\n").await.ok()?;
                 return Some(125);
@@ -192,7 +223,11 @@ impl FakeEngine {
         if let Some(sandbox) = self.state().sandboxes.get_mut(id) {
             sandbox.claim = Some(claim);
         }
-        output.write_all(b"adrastea-init 1 claimed\n").await.ok()?;
+        let answer = match behaviour {
+            InitBehaviour::ClaimsAnew => "adrastea-init 1 claimed, anew: told to step aside\n",
+            _ => "adrastea-init 1 claimed\n",
+        };
+        output.write_all(answer.as_bytes()).await.ok()?;
         // Keeps the log open as long as the server runs.
         self.ended(id).await
     }
@@ -204,11 +239,12 @@ impl FakeEngine {
     }
 }
 
-async fn read_claim(input: &mut pipe::Receiver) -> Result<Vec<u8>, String> {
+/// A message's payload, and whether it is a standby.
+async fn read_message(input: &mut pipe::Receiver) -> Result<(bool, Vec<u8>), String> {
     let mut head = [0; MAGIC.len() + 4];
     input.read_exact(&mut head).await.map_err(|error| error.to_string())?;
     let (magic, length) = head.split_at(MAGIC.len());
-    if magic != MAGIC {
+    if ![MAGIC, STANDBY_MAGIC].contains(&magic) {
         return Err("the claim has another magic".to_owned());
     }
     let length = u32::from_le_bytes(length.try_into().unwrap_or_default());
@@ -217,7 +253,7 @@ async fn read_claim(input: &mut pipe::Receiver) -> Result<Vec<u8>, String> {
     }
     let mut payload = vec![0; length as usize];
     input.read_exact(&mut payload).await.map_err(|error| error.to_string())?;
-    Ok(payload)
+    Ok((magic == STANDBY_MAGIC, payload))
 }
 
 fn failed(verb: &'static str, thing: &str, why: &'static str) -> EngineError {
@@ -251,6 +287,7 @@ impl Engine for FakeEngine {
             spec: spec.clone(),
             stdio: stdio.clone(),
             claim: None,
+            standby: None,
             exit: watch::Sender::new(None),
         };
         state.sandboxes.insert(id.to_string(), sandbox);

@@ -8,6 +8,7 @@ use std::{
     env, fs,
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::unix::net::UnixStream,
     process::{self, Command},
     sync::Mutex,
     thread,
@@ -20,6 +21,7 @@ const SIGTERM: i32 = 15;
 unsafe extern "C" {
     fn kill(pid: i32, signal: i32) -> i32;
     fn signal(signal: i32, handler: usize) -> usize;
+    fn dup2(from: i32, to: i32) -> i32;
 }
 
 /// Memory that was eaten and is kept.
@@ -30,6 +32,12 @@ fn main() {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if env::args().next().is_some_and(|name| name == "/.adrastea/init") {
         careless_init();
+    }
+    // Run as the interpreter of the image's `jupyterhub-singleuser`, which is no Python.
+    match words.as_slice() {
+        ["/.adrastea/waiting.py", _] => wait_for_claim(),
+        ["/waits/jupyterhub-singleuser", how @ ..] => serve(how),
+        _ => {}
     }
     match words.split_first() {
         Some((&"serve", how)) => serve(how),
@@ -44,6 +52,66 @@ fn careless_init() -> ! {
     loop {
         thread::sleep(Duration::from_secs(60));
     }
+}
+
+/// The waiting program's part, on descriptor 0: says that it is ready, takes the claim, serves.
+/// A claim whose command says `aside` is not taken; one that says `dies` ends it at once.
+fn wait_for_claim() -> ! {
+    // SAFETY: descriptor 0 is the init's connection, and nothing else here uses it.
+    let mut connection = unsafe { <UnixStream as std::os::fd::FromRawFd>::from_raw_fd(0) };
+    let _ = connection.write_all(b"ready\n");
+    let mut head = [0; 14];
+    if connection.read_exact(&mut head).is_err() {
+        process::exit(0);
+    }
+    let length = u32::from_le_bytes([head[10], head[11], head[12], head[13]]);
+    let mut payload = vec![0; length as usize];
+    if connection.read_exact(&mut payload).is_err() {
+        process::exit(0);
+    }
+    let (mut arguments, mut rest) = (Vec::new(), payload.as_slice());
+    while rest.len() >= 5 {
+        let length = u32::from_le_bytes([rest[1], rest[2], rest[3], rest[4]]) as usize;
+        let text = String::from_utf8_lossy(&rest[5..5 + length]).into_owned();
+        match rest[0] {
+            1 => arguments.push(text),
+            2 => {
+                if let Some((name, value)) = text.split_once('=') {
+                    // SAFETY: this program has a single thread so far.
+                    unsafe { env::set_var(name, value) };
+                }
+            }
+            _ => {
+                let _ = env::set_current_dir(&text);
+            }
+        }
+        rest = &rest[5 + length..];
+    }
+    let how: Vec<&str> = arguments.iter().skip(1).map(String::as_str).collect();
+    match how.as_slice() {
+        ["aside", ..] => {
+            let _ = connection.write_all(b"told to step aside\n");
+            process::exit(0);
+        }
+        ["dies", ..] => process::exit(7),
+        _ => {}
+    }
+    let _ = connection.write_all(b"taken\n");
+    say("waited");
+    // As a server that nobody has waited for: nothing leads to the init.
+    if let Ok(null) = fs::File::open("/dev/null") {
+        // SAFETY: dup2(2) takes two numbers; the connection's own end is closed by it, and the
+        // connection is forgotten right after.
+        unsafe { dup2(std::os::fd::AsRawFd::as_raw_fd(&null), 0) };
+    }
+    std::mem::forget(connection);
+    if let ["become", program, more @ ..] = how.as_slice() {
+        let error = std::os::unix::process::CommandExt::exec(Command::new(program).args(more));
+        say(&format!("failed to become {program}: {error}"));
+        process::exit(8);
+    }
+    serve(&how);
+    process::exit(0)
 }
 
 fn say(text: &str) {

@@ -8,6 +8,7 @@
 
 mod files;
 mod groups;
+mod home;
 mod inside;
 pub mod jail;
 mod process;
@@ -20,6 +21,8 @@ use std::{
 use adrastea_init::report::Report;
 use adrastea_runtimes::{Runtime, plan::Plan};
 use oci_spec::runtime::Spec;
+
+pub use home::broken_home;
 
 use crate::host::{cgroups::Memory, mounts::MountLine, processes::ProcessStatus};
 use jail::Jail;
