@@ -177,7 +177,7 @@ def main() -> None:
     runc = report.setdefault("runc", {})
     runc.setdefault("cold", {}).update(measured["cold"])
     runc["warm"] = measured["warm"]
-    runc["storm"] = measured["storm"]
+    report["storm"] = measured["storm"]
     runc["failed_claims"] = measured["failed_claims"]
     report["load_of_claims"] = round(os.getloadavg()[0], 2)
     out.write_text(json.dumps(report, indent=2) + "\n")

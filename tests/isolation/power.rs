@@ -10,13 +10,14 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use adrastea::{names::ServerKey, store::Store};
 use adrastea_tests::{Suite, client::HUB, place};
 use anyhow::{Context as _, ensure};
 use nix::{
+    errno::Errno,
     mount::{MntFlags, umount2},
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -75,6 +76,21 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A test beside this one that forks has copies of its descriptors until it executes.
+fn unmount(place: &Path) -> anyhow::Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match umount2(place, MntFlags::empty()) {
+            Err(Errno::EBUSY) if Instant::now() < deadline => {
+                thread::sleep(Duration::from_millis(20));
+            }
+            ended => {
+                return ended.with_context(|| format!("failed to unmount {}", place.display()));
+            }
+        }
+    }
+}
+
 fn lose_power(round: u64) -> anyhow::Result<()> {
     let (before, after) = (Disk::new(&format!("{round}-a"))?, Disk::new(&format!("{round}-b"))?);
     before.make()?;
@@ -110,11 +126,11 @@ fn lose_power(round: u64) -> anyhow::Result<()> {
     std::io::Read::read_to_string(&mut output, &mut rest)?;
     let whole = rest.rfind('\n').map_or("", |end| &rest[..end]);
     whole.lines().try_for_each(&mut take)?;
-    umount2(&before.place, MntFlags::empty())?;
+    unmount(&before.place)?;
 
     after.mount()?;
     let kept = kept(&after.place.join("store.sqlite"), &told);
-    umount2(&after.place, MntFlags::empty())?;
+    unmount(&after.place)?;
     kept
 }
 
