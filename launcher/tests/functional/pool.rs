@@ -215,6 +215,24 @@ async fn a_server_that_ends_at_its_claim_is_started_cold() {
 }
 
 #[tokio::test]
+async fn a_command_that_ends_at_once_runs_once() {
+    let world = world(1, 1);
+    world.fake.set_behaviour(InitBehaviour::ClaimsAndEnds);
+    let hub = filled(&world).await;
+    let slot = waiting(&hub.launcher).remove(0);
+    let asked = StartRequest { ready_path: String::new(), ..request("ana") };
+    // Its end is known before its word on the claim is.
+    assert_eq!(hub.ask(asked).await.unwrap().end.unwrap().sandbox_id, slot);
+    assert_eq!(counts(&hub.launcher), (1, 0, 0));
+    hub.reaches("ana", Phase::Gone).await;
+    let made = format!("create {slot}");
+    let calls = world.fake.calls();
+    assert_eq!(calls.iter().filter(|call| **call == made).count(), 1, "{calls:?}");
+    hub.launcher.close_pool().await;
+    world.assert_nothing_remains().await;
+}
+
+#[tokio::test]
 async fn a_program_that_steps_aside_at_the_claim_is_counted() {
     let world = world(1, 1);
     world.fake.set_behaviour(InitBehaviour::ClaimsAnew);

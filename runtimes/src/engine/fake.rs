@@ -8,6 +8,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -36,6 +37,8 @@ pub enum InitBehaviour {
     Claims,
     /// The same, but the program that waited steps aside at the claim.
     ClaimsAnew,
+    /// The same, but the server has ended well before its word on the claim is there.
+    ClaimsAndEnds,
     /// No program of this image can wait.
     StepsAside,
     /// Waits, takes the claim, refuses it and ends with 125.
@@ -72,6 +75,9 @@ struct Sandbox {
     standby: Option<Vec<u8>>,
     exit: watch::Sender<Option<ExitStatus>>,
 }
+
+/// How long a word may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -174,6 +180,7 @@ impl FakeEngine {
             InitBehaviour::Silent => return self.ended(id).await,
             InitBehaviour::Claims
             | InitBehaviour::ClaimsAnew
+            | InitBehaviour::ClaimsAndEnds
             | InitBehaviour::StepsAside
             | InitBehaviour::Refuses => {}
         }
@@ -222,6 +229,10 @@ impl FakeEngine {
         };
         if let Some(sandbox) = self.state().sandboxes.get_mut(id) {
             sandbox.claim = Some(claim);
+        }
+        if behaviour == InitBehaviour::ClaimsAndEnds {
+            self.end(id, 0);
+            tokio::time::sleep(ON_ITS_WAY).await;
         }
         let answer = match behaviour {
             InitBehaviour::ClaimsAnew => "adrastea-init 1 claimed, anew: told to step aside\n",

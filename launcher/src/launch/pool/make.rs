@@ -10,7 +10,7 @@ use adrastea_init::claim::Claim;
 use adrastea_proto::v1::{self, FailureReason, Phase};
 use tokio::time::Instant;
 
-use super::{Class, Slot};
+use super::{Class, LAST_WORDS, Slot};
 use crate::{
     config::{Config, ImageConfig},
     failpoint,
@@ -34,9 +34,6 @@ pub struct Wanted {
     pub minimum: u32,
     pub maximum: u32,
 }
-
-/// How long what an init said may still be under way when its end is known.
-const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// A slot's facts: nobody's numbers, and the home's are mapped once it has one.
 pub fn slot_facts(decision: &Decision) -> Facts {

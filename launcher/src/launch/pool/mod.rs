@@ -36,6 +36,9 @@ use crate::{policy::Decision, store::Facts, telemetry};
 use class::Class;
 use size::Demand;
 
+/// How long what an init said may still be under way when its end is known.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A sandbox that waits for its user.
 pub struct Slot {
     pub profile: String,

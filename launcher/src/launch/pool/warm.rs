@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use adrastea_proto::v1::FailureReason;
 
-use super::Slot;
+use super::{LAST_WORDS, Slot};
 use crate::{
     failpoint,
     launch::{Launcher, claim, entry::Entry, failure::Failure, keeper, ready, turn::Turn},
@@ -65,13 +65,19 @@ pub async fn start(
         let proved = claim::prove_again(launcher, entry, prepared).await?;
         claim::claim(launcher, entry, proved, decision).await
     };
+    let mut claiming = std::pin::pin!(claiming);
     let claimed = tokio::select! {
-        claimed = claiming => claimed?,
-        status = entry.task_ended() => return Err(Failure::new(
-            FailureReason::Internal,
-            format!("the slot ended with code {} while it was claimed", status.code),
-            "",
-        )),
+        biased;
+        claimed = &mut claiming => claimed?,
+        status = entry.task_ended() => match tokio::time::timeout(LAST_WORDS, &mut claiming).await {
+            // It took its claim and has ended since: it has run, and must not run again.
+            Ok(Ok(claimed)) => claimed,
+            _ => return Err(Failure::new(
+                FailureReason::Internal,
+                format!("the slot ended with code {} while it was claimed", status.code),
+                "",
+            )),
+        },
     };
     if let Some(reason) = &claimed.anew {
         tracing::info!(sandbox = %entry.sandbox.id(), reason, "the waiting program stepped aside; its server was started anew");
