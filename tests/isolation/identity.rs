@@ -53,13 +53,13 @@ pub fn add(suite: &mut Suite) {
     suite.plain("f4_killed_reservations_never_give_an_id_twice", killed_reservations);
     suite.shared("f5_setuid_programs_gain_nothing", async |instance| setuid(&instance));
     suite.plain("f5_reference_setuid_programs_become_root", setuid_reference);
-    suite.plain("f5_later_mounts_stay_outside", || {
+    suite.plain_everywhere("f5_later_mounts_stay_outside", || {
         tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(later_mounts())
     });
 }
 
 /// The directory of a user on this host.
-fn home(instance: &Instance, user: &str) -> PathBuf {
+pub fn home(instance: &Instance, user: &str) -> PathBuf {
     let owner = ServerKey::new(HUB, user, "").unwrap().owner();
     instance.state().join("homes").join(owner.on_disk())
 }

@@ -218,8 +218,8 @@ async fn from_outside(instance: &Instance) -> anyhow::Result<()> {
     if column::has_own_kernel() {
         return Ok(());
     }
+    let own = namespace_of(instance, "n-outside").await?;
     instance.end_launcher(Signal::SIGKILL)?;
-    let own = namespace_of_dead(instance)?;
     flush_router(instance)?;
     let node: Vec<_> = [(&gateway, 22), (&gateway, 8001), (&NODE.to_owned(), 22)]
         .into_iter()
@@ -236,13 +236,6 @@ async fn from_outside(instance: &Instance) -> anyhow::Result<()> {
     let reached = from_the_wire()?;
     ensure!(reached.len() == 2, "without any table a neighbour sees only {reached:?}");
     Ok(())
-}
-
-/// The only server's network namespace, asked of nobody.
-fn namespace_of_dead(instance: &Instance) -> anyhow::Result<PathBuf> {
-    let sandboxes = std::fs::read_dir(instance.run_directory().join("sandboxes"))?;
-    let mut found = sandboxes.flatten().map(|entry| entry.path().join("network.ns"));
-    found.find(|path| path.exists()).context("there is no sandbox")
 }
 
 /// The scan is the first thing that the tenant's process does, before it has anything else.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::json;
 
 use crate::{
-    posture,
+    identity, posture,
     reference::{Reference, Wishes},
     tenant,
 };
@@ -61,7 +61,7 @@ async fn inert(instance: &Instance) -> anyhow::Result<()> {
     });
     plant(&root.join("tmp"), inner.context("nobody is root inside")?)?;
     // The home lies on the host's disk, where the host's own root can leave something.
-    plant(&root.join("home/jovyan"), 0)?;
+    plant(&identity::home(instance, "e-planted"), 0)?;
     let said = tenant::says(instance, "e-planted", "tried").await?;
     instance.stop("e-planted", "").await?;
     for place in ["/tmp", "/home/jovyan"] {

@@ -61,10 +61,10 @@ async fn fork_bomb(instance: &Instance) -> anyhow::Result<()> {
     }
     let said = tenant::says(instance, "d-fork", "forked").await?;
     neighbour_starts(instance, "d-fork-neighbour").await?;
-    let count = said
-        .split_whitespace()
-        .nth(1)
-        .and_then(|word| word.trim_end_matches(':').parse::<u64>().ok());
+    let count = said.lines().find_map(|line| {
+        let (count, _) = line.strip_prefix("forked ")?.split_once(':')?;
+        count.parse::<u64>().ok()
+    });
     let count = count.with_context(|| said.clone())?;
     ensure!(count < tenant::PROCESSES && said.contains("temporarily unavailable"), "{said}");
     ensure!(count > tenant::PROCESSES / 2, "the limit is far below what was promised: {said}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use adrastea_proto::v1;
 use adrastea_tests::{
-    Instance, Options, Ready,
+    Instance, Options, Ready, claimed,
     client::{HUB, Output, request},
     column, image,
 };
@@ -32,7 +32,7 @@ display_name = "{name}"
 image = "{image}"
 runtimes = ["{runtime}"]
 egress = "hub"
-command = ["{tenant}"]
+{command}
 user = {{ uid = 1000, gid = 1000, home = "/home/jovyan", name = "jovyan" }}
 users = ["*"]
 environment_allowed = ["TEST_*"]
@@ -44,7 +44,7 @@ tmp = "{tmp}"
 shm = "16MiB"
 log = "256KiB"
 "#,
-        tenant = image::TENANT,
+        command = claimed::profile_lines(&format!("\"{}\"", image::TENANT)),
         runtime = column::runtime(),
     )
 }
@@ -52,7 +52,7 @@ log = "256KiB"
 /// An instance that offers the hostile program.
 pub fn options() -> Options {
     let append = profile(PROFILE, "small") + &sized_profile(HEAVY, "small", "64MiB", "256MiB");
-    Options { append, ..Options::default() }
+    Options { append: append + claimed::pool_section(), ..Options::default() }
 }
 
 /// The same, and a profile with the hostile program's limits whose sandboxes wait for their user.
@@ -69,11 +69,19 @@ pub fn waiting_options() -> Options {
     options
 }
 
+/// Behind the profile's command: what the hostile program is to do.
+fn command(arguments: &[&str]) -> Vec<String> {
+    let mut words = claimed::command(&[&[image::TENANT], arguments].concat());
+    // The profile names the program itself.
+    words.remove(0);
+    words.into_iter().map(str::to_owned).collect()
+}
+
 /// A request for a server that does what `arguments` say.
 pub fn wish(user: &str, arguments: &[&str]) -> v1::StartRequest {
     v1::StartRequest {
         profile: PROFILE.into(),
-        arguments: arguments.iter().map(ToString::to_string).collect(),
+        arguments: command(arguments),
         ready_path: String::new(),
         ..request(user)
     }
@@ -114,8 +122,8 @@ pub fn run_program(
     command: &[&str],
 ) -> anyhow::Result<Output> {
     let mut words = vec!["run", "--user", user, "--hub", HUB, "--profile", profile, "--"];
-    words.extend(command);
-    instance.cli(&words)
+    words.extend(claimed::command(command));
+    instance.run_claiming(profile, &words)
 }
 
 /// What the hostile program says, run with these arguments to its good end.

@@ -9,6 +9,7 @@ use std::{
         Mutex,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
     time::Duration,
 };
 
@@ -116,8 +117,13 @@ impl Instance {
         }
     }
 
-    /// Starts and tells how it ended; an error is a refusal ([`tonic::Status`]) or a lost launcher.
+    /// Starts and tells how it ended; an error is a refusal ([`tonic::Status`]), a lost launcher,
+    /// or, in a column that claims, a cold start.
     pub async fn try_start(&self, request: v1::StartRequest) -> anyhow::Result<Started> {
+        self.try_claim(request).await
+    }
+
+    pub(crate) async fn try_start_any(&self, request: v1::StartRequest) -> anyhow::Result<Started> {
         let mut events = self.launcher().await?.start(request).await?.into_inner();
         let mut progress = Vec::new();
         while let Some(event) = events.message().await? {
@@ -258,6 +264,15 @@ impl Instance {
             (code, body) => Err(anyhow!("`{user}` answers {code}: {body}")),
         }
     }
+}
+
+/// Runs it to its end from code that cannot wait for it, on a thread of its own.
+pub fn alone<T: Send>(work: impl Future<Output = anyhow::Result<T>> + Send) -> anyhow::Result<T> {
+    let within = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(work)
+    };
+    thread::scope(|scope| scope.spawn(within).join().map_err(|_| anyhow!("a thread panicked"))?)
 }
 
 /// One HTTP/1.0 request from the calling thread.

@@ -1,11 +1,26 @@
-//! One column of the matrix: the runtime under which this run starts its sandboxes, and
-//! what is another way there. What a runtime cannot show is ignored with its reason.
+//! One column of the matrix: the runtime under which this run starts its sandboxes, whether they
+//! have waited for their users, and what is another way there. What a runtime cannot show is
+//! ignored with its reason.
 
 use std::env;
 
+/// Behind the runtime's name where every sandbox of a tenant is one that waited.
+const CLAIMED: &str = "-claimed";
+
+fn name() -> String {
+    env::var("ADRASTEA_TEST_RUNTIME").unwrap_or_else(|_| "runc".into())
+}
+
 /// The runtime's name: `ADRASTEA_TEST_RUNTIME`, or runc.
 pub fn runtime() -> String {
-    env::var("ADRASTEA_TEST_RUNTIME").unwrap_or_else(|_| "runc".into())
+    let name = name();
+    name.strip_suffix(CLAIMED).unwrap_or(&name).to_owned()
+}
+
+/// Whether tenants get sandboxes that have waited (`ADRASTEA_TEST_RUNTIME=runc-claimed`). What
+/// starts no tenant is shown by the other column and not tried again.
+pub fn claims() -> bool {
+    name().ends_with(CLAIMED)
 }
 
 /// Whether the tenant's processes are none of the node, and its network stack is its own.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Namespace, column, image, place};
+use crate::{Namespace, claimed, column, image, place};
 
 /// How an instance differs from the ordinary one.
 #[derive(Clone, Debug, Default)]
@@ -100,7 +100,8 @@ digest = "sha256:{zeros}"
     text += &profile("tiny", "hub", "*", TINY);
     text += &profile("tiny-private", "hub", "somebody-else", TINY);
     if options.world {
-        text += &profile("web", "web", "*", STANDARD);
+        let command = claimed::profile_lines(&format!("\"{}\", \"serve\"", image::ANSWER));
+        text += &with_command("web", "web", &command);
     }
     if let Some(pool) = &options.pool {
         text += &waiting_profile(pool);
@@ -161,9 +162,14 @@ PATH = "/bin"
 
 /// As `standard`, with the image's server that can wait for its user.
 fn waiting_profile(pool: &str) -> String {
-    let command = format!("command = [\"{}\", \"serve\"]", image::ANSWER);
-    let waiting = format!("command = [\"{}\"]\npool = {pool}", image::WAITS);
-    profile("waiting", "hub", "*", STANDARD).replace(&command, &waiting)
+    let command = format!("command = [\"{}\"]\npool = {pool}", image::WAITS);
+    with_command("waiting", "hub", &command)
+}
+
+/// As `standard`, with another line for the command.
+fn with_command(name: &str, egress: &str, command: &str) -> String {
+    let ordinary = format!("command = [\"{}\", \"serve\"]", image::ANSWER);
+    profile(name, egress, "*", STANDARD).replace(&ordinary, command)
 }
 
 /// Writes a configuration as an administrator must.

@@ -49,11 +49,7 @@ pub fn small() -> anyhow::Result<Archive> {
     base.file("etc/owner-is-root", 0o644, b"root\n")?;
     let mut programs = Layer::default();
     programs.file("bin/answer", 0o755, &answer)?;
-    // The server that can wait for its user, and what stands in for its Python.
-    // Not on the PATH: the image is no image of Jupyter's.
-    programs.directory("waits", 0o755)?;
-    programs.file("waits/jupyterhub-singleuser", 0o755, b"#!/waits/python-stand-in\n")?;
-    programs.file("waits/python-stand-in", 0o755, &answer)?;
+    can_wait(&mut programs)?;
     if place::probe().exists() {
         programs.file("bin/probe", 0o755, &fs::read(place::probe())?)?;
     }
@@ -63,6 +59,14 @@ pub fn small() -> anyhow::Result<Archive> {
         programs.file("bin/tenant-setuid", 0o6755, &tenant)?;
     }
     write(&[base, programs])
+}
+
+/// The server that can wait for its user, and what stands in for its Python. Not on the PATH: the
+/// image is no image of Jupyter's.
+pub fn can_wait(layer: &mut Layer) -> anyhow::Result<()> {
+    layer.directory("waits", 0o755)?;
+    layer.file("waits/jupyterhub-singleuser", 0o755, b"#!/waits/python-stand-in\n")?;
+    layer.file("waits/python-stand-in", 0o755, &answer()?)
 }
 
 /// The static program, compiled alone: it needs nothing but the standard library.

@@ -45,6 +45,8 @@ pub struct Instance {
     directory: PathBuf,
     disk: Option<PathBuf>,
     baseline: BTreeSet<String>,
+    /// Held from the moment at which a sandbox is seen to wait until a start has taken it.
+    pub(crate) claiming: tokio::sync::Mutex<()>,
     child: Mutex<Option<Child>>,
     finished: AtomicBool,
     _slot: Flock<File>,
@@ -79,6 +81,7 @@ impl Instance {
         let mut instance = Self {
             subnet: config::subnet(slot),
             baseline: BTreeSet::new(),
+            claiming: tokio::sync::Mutex::new(()),
             child: Mutex::new(None),
             finished: AtomicBool::new(false),
             _slot: held,
@@ -96,6 +99,8 @@ impl Instance {
         let archive = instance.archive.path.display().to_string();
         let imported = instance.cli(&["image", "import", &archive, image::REFERENCE])?;
         ensure!(imported.code == 0, "failed to import the image: {}", imported.stderr);
+        // Nothing that waits counts as what there was before the first test.
+        instance.turn_pool("drain")?;
         // The first start makes what is kept for later ones (the skeleton of the rootfs).
         let first = instance.run("first-user", &[image::ANSWER, "exit", "0"])?;
         ensure!(
@@ -104,7 +109,18 @@ impl Instance {
             instance.launcher_log()
         );
         instance.baseline = remains::of_sandboxes(&instance)?;
+        // What could not be made without its image is tried again now, and not after a while.
+        instance.turn_pool("refill")?;
         Ok(instance)
+    }
+
+    /// `drain` or `refill`, where a profile has a pool.
+    pub fn turn_pool(&self, word: &str) -> anyhow::Result<()> {
+        if self.text.contains("\npool = ") {
+            let said = self.cli(&["pool", word])?;
+            ensure!(said.code == 0, "failed to {word} the pool: {said:?}");
+        }
+        Ok(())
     }
 
     pub fn config(&self) -> PathBuf {

@@ -14,6 +14,7 @@
 //! Must never touch the host's own firewall, links or routes, signal a process
 //! it did not start, or pass where it could not look.
 
+pub mod claimed;
 pub mod client;
 pub mod column;
 pub mod config;
@@ -26,7 +27,7 @@ pub mod registry;
 pub mod remains;
 pub mod suite;
 
-pub use client::{Output, Ready};
+pub use client::{Output, Ready, Started};
 pub use config::Options;
 pub use instance::Instance;
 pub use namespace::{Namespace, User};

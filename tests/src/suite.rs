@@ -41,8 +41,19 @@ impl Suite {
         })
     }
 
-    /// A trial without an instance.
+    /// A trial without an instance; not again in a column that only claims.
     pub fn plain(&mut self, name: &str, act: impl FnOnce() -> anyhow::Result<()> + Send + 'static) {
+        if !column::claims() {
+            self.plain_everywhere(name, act);
+        }
+    }
+
+    /// The same in every column: a trial that makes its instance itself.
+    pub fn plain_everywhere(
+        &mut self,
+        name: &str,
+        act: impl FnOnce() -> anyhow::Result<()> + Send + 'static,
+    ) {
         self.trials.push(Trial::test(name, move || outcome(act())));
     }
 
@@ -145,6 +156,7 @@ impl Suite {
 async fn end_shared(instance: &Arc<Instance>) -> anyhow::Result<()> {
     let request = adrastea_proto::v1::StopAllRequest { grace_ms: Some(0) };
     instance.admin().await?.stop_all(request).await?;
+    instance.turn_pool("drain")?;
     let left = instance.nothing_left(std::time::Duration::from_secs(10));
     let finished = instance.finish().await;
     left.and(finished)

@@ -105,11 +105,6 @@ fn wait_for_claim() -> ! {
         unsafe { dup2(std::os::fd::AsRawFd::as_raw_fd(&null), 0) };
     }
     std::mem::forget(connection);
-    if let ["become", program, more @ ..] = how.as_slice() {
-        let error = std::os::unix::process::CommandExt::exec(Command::new(program).args(more));
-        say(&format!("failed to become {program}: {error}"));
-        process::exit(8);
-    }
     serve(&how);
     process::exit(0)
 }
@@ -122,9 +117,14 @@ fn say(text: &str) {
         .and_then(|()| out.flush());
 }
 
-/// `how`: stubborn, die N, late MILLISECONDS, never.
+/// `how`: become PROGRAM WORD…, stubborn, die N, late MILLISECONDS, never.
 fn serve(how: &[&str]) {
     match how {
+        ["become", program, more @ ..] => {
+            let error = std::os::unix::process::CommandExt::exec(Command::new(program).args(more));
+            say(&format!("failed to become {program}: {error}"));
+            process::exit(8);
+        }
         ["stubborn", ..] => {
             say(&act(&["stubborn"]));
         }
