@@ -92,10 +92,16 @@ pub trait Runtime: Send + Sync {
         true
     }
 
-    /// Why no sandbox of it can wait for its user with a server that has loaded, if so: it starts
-    /// cold, and this is told.
-    fn refuses_to_wait(&self) -> Option<&'static str> {
+    /// Why no sandbox of that program and version can wait for its user with a server that has
+    /// loaded, if so: it starts cold, and this is told.
+    fn refuses_to_wait(&self, _program: &str, _version: Version) -> Option<&'static str> {
         None
+    }
+
+    /// Whether a new file in a home belongs to the sandbox's root for a moment, until it is given
+    /// to the user: a home seen through mapped ids must then have that number, too.
+    fn makes_files_as_root(&self) -> bool {
+        false
     }
 
     /// Why a home cannot be at this path inside, if so.

@@ -295,6 +295,18 @@ mod tests {
     }
 
     #[test]
+    fn what_was_never_tried_does_not_wait() {
+        let refuses = |program: &str, version: &str| {
+            crate::gvisor::Gvisor.refuses_to_wait(program, version.parse().unwrap())
+        };
+        assert_eq!(refuses("runsc", "20240729.0.0"), None);
+        assert_eq!(refuses("runsc", "20260914.0.0"), None);
+        assert!(refuses("runsc", "20240728.0.0").is_some_and(|told| told.contains("version")));
+        assert!(refuses("other", "20260914.0.0").is_some_and(|told| told.contains("program")));
+        assert_eq!(crate::runc::Runc.refuses_to_wait("youki", "0.7.0".parse().unwrap()), None);
+    }
+
+    #[test]
     fn another_program_needs_a_floor_of_the_operators() {
         let floor = crate::runc::Runc.version_floor();
         let least = |text: &str| Some(text.parse::<Version>().unwrap());

@@ -22,8 +22,12 @@ VOLATILE = re.compile(
 
 
 def read(path):
-    with open(path) as file:
-        return file.read()
+    try:
+        with open(path) as file:
+            return file.read()
+    except OSError:
+        # Not every kernel has every file of /proc.
+        return ""
 
 
 def shown(value):
@@ -49,7 +53,9 @@ def of_process(found):
     for name in sorted(environment):
         found[f"environment.{name}"] = environment[name]
     found["directory"] = os.getcwd()
-    found["umask"] = next(line for line in read("/proc/self/status").splitlines() if line.startswith("Umask"))
+    mask = os.umask(0o77)
+    os.umask(mask)
+    found["umask"] = mask
     for line in read("/proc/self/status").splitlines():
         name, _, value = line.partition(":")
         if name.startswith(
@@ -62,9 +68,10 @@ def of_process(found):
             target = os.readlink(f"/proc/self/fd/{number}")
         except OSError:
             continue
-        writable = int(read(f"/proc/self/fdinfo/{number}").split("flags:")[1].split()[0], 8) & os.O_ACCMODE
+        flags = re.search(r"flags:\s*(\d+)", read(f"/proc/self/fdinfo/{number}"))
+        writable = flags is None or int(flags[1], 8) & os.O_ACCMODE
         of_package = target.startswith(sys.prefix) and not writable
-        (of_packages if of_package else descriptors).append(re.sub(r"\[\d+\]|/\d+/", "", target))
+        (of_packages if of_package else descriptors).append(re.sub(r"\[\d+\]|/\d+/|:\d+(?=\])", "", target))
     found["descriptors.of_packages"] = of_packages
     found["descriptors"] = sorted(descriptors)
     found["descriptors.standard"] = [

@@ -18,8 +18,7 @@ from kernel import run_code
 
 from launcher import Launcher, profile
 
-WARM = {"profile": "test-warm"}
-COLD = {"profile": "test-cold"}
+RUNTIMES = ("runc", "gvisor")
 POOL = "pool = { minimum = 1, maximum = 2 }\nenvironment_allowed"
 
 # A server extension in the user's home: tells everything that can be seen of the server it is in.
@@ -55,8 +54,12 @@ def pooled() -> Iterator[Launcher]:
     directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
     directory.chmod(0o711)
     launcher = Launcher(f"pool{os.getpid()}", directory, number=2)
-    text = launcher.config.read_text() + profile("test-cold")
-    text += profile("test-warm").replace("environment_allowed", POOL)
+    text = launcher.config.read_text()
+    for runtime in RUNTIMES:
+        own = f'runtimes = ["{runtime}"]'
+        text += profile(f"test-cold-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
+        warm = profile(f"test-warm-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
+        text += warm.replace("environment_allowed", POOL)
     launcher.config.write_text(text + '[pool]\nmemory = "2GiB"\ncpu = 4.0\n')
     launcher.start()
     try:
@@ -78,17 +81,26 @@ def pooled_hub(pooled: Launcher) -> Iterator[Hub]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def counts(launcher: Launcher) -> dict[str, int]:
-    """Of the profile with a pool: waiting, hits, misses and failures."""
+def warm(runtime: str) -> dict[str, str]:
+    return {"profile": f"test-warm-{runtime}"}
+
+
+def cold(runtime: str) -> dict[str, str]:
+    return {"profile": f"test-cold-{runtime}"}
+
+
+def counts(launcher: Launcher, runtime: str = "runc") -> dict[str, int]:
+    """Of a profile with a pool: waiting, hits, misses and failures."""
     listed = launcher.run("pool").stdout.splitlines()
-    names, row = listed[0].split(), next(line.split() for line in listed if line.startswith("test-warm"))
+    beginning = warm(runtime)["profile"]
+    names, row = listed[0].split(), next(line.split() for line in listed if line.startswith(beginning))
     return {name: int(row[names.index(name)]) for name in ("WAITING", "HITS", "MISSES", "FAILURES")}
 
 
-def wait_for_slot(launcher: Launcher) -> dict[str, int]:
+def wait_for_slot(launcher: Launcher, runtime: str = "runc") -> dict[str, int]:
     deadline = time.monotonic() + 120
     while True:
-        found = counts(launcher)
+        found = counts(launcher, runtime)
         if found["WAITING"]:
             return found
         assert time.monotonic() < deadline, launcher.run("pool").stdout
@@ -111,23 +123,24 @@ for path, text in {files!r}.items():
     hub.stop(user)
 
 
-def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled_hub: Hub) -> None:
-    plant(pooled_hub, "twin")
-    before = wait_for_slot(pooled)
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_claimed_server_is_the_one_a_cold_start_gives(
+    pooled: Launcher, pooled_hub: Hub, runtime: str
+) -> None:
+    user = f"twin-{runtime}"
+    plant(pooled_hub, user)
+    before = wait_for_slot(pooled, runtime)
     seen = []
-    for options in (COLD, WARM):
-        pooled_hub.up("twin", options=options)
-        seen.append(observe(pooled_hub, "twin"))
-        if options is WARM:
-            assert counts(pooled)["HITS"] == before["HITS"] + 1
-            assert counts(pooled)["FAILURES"] == before["FAILURES"]
-        pooled_hub.stop("twin")
-    cold, warm = seen
-    names = sorted(set(cold) | set(warm))
+    for options in (cold(runtime), warm(runtime)):
+        pooled_hub.up(user, options=options)
+        seen.append(observe(pooled_hub, user))
+        pooled_hub.stop(user)
+    after = counts(pooled, runtime)
+    assert (after["HITS"], after["FAILURES"]) == (before["HITS"] + 1, before["FAILURES"])
+    names = sorted(set(seen[0]) | set(seen[1]))
     assert len(names) > 300, names
-    differences = {
-        name: (cold.get(name), warm.get(name)) for name in names if cold.get(name) != warm.get(name)
-    }
+    pairs = {name: (seen[0].get(name), seen[1].get(name)) for name in names}
+    differences = {name: values for name, values in pairs.items() if values[0] != values[1]}
     unexplained = {
         name: values
         for name, values in differences.items()
@@ -135,21 +148,49 @@ def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled
     }
     print("explained:", *(name for name in differences if name not in unexplained))
     assert unexplained == {}, json.dumps(unexplained, indent=1)
-    # The test can see: what must differ does.
-    assert "command_line" in differences and "maps.uid" in differences
+    # The test can see: what must differ does. gVisor's kernel tells nothing of the node's numbers.
+    assert "command_line" in differences
+    assert ("maps.uid" in differences) == (runtime == "runc")
 
 
-def test_a_claimed_server_works_as_any_other(pooled: Launcher, pooled_hub: Hub) -> None:
-    wait_for_slot(pooled)
-    pooled_hub.up("worker", options=WARM)
+# A package as an index would have it, and its installation.
+INSTALL = """
+import os, subprocess, sys, zipfile
+with zipfile.ZipFile("thing-1-py3-none-any.whl", "w") as wheel:
+    wheel.writestr("thing/__init__.py", "answer = 42")
+    wheel.writestr("thing-1.dist-info/METADATA", "Metadata-Version: 2.1\\nName: thing\\nVersion: 1\\n")
+    wheel.writestr("thing-1.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+    wheel.writestr("thing-1.dist-info/RECORD", "")
+words = [sys.executable, "-m", "pip", "install", "--no-index", "--target", "packages", wheel.filename]
+subprocess.run(words, check=True, capture_output=True)
+sys.path.insert(0, "packages")
+import thing
+print(thing.answer)
+"""
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_a_claimed_server_works_as_any_other(pooled: Launcher, pooled_hub: Hub, runtime: str) -> None:
+    user = f"worker-{runtime}"
+    before = wait_for_slot(pooled, runtime)
+    pooled_hub.up(user, options=warm(runtime))
+    assert counts(pooled, runtime)["HITS"] == before["HITS"] + 1
     code = "import os; print(os.getcwd(), os.environ['JUPYTERHUB_USER'], os.getuid(), open('kept', 'w').write('x'))"
-    assert run_code(pooled_hub, "/user/worker/", code, pooled_hub.port) == "/home/jovyan worker 1000 1\n"
-    pooled_hub.stop("worker")
+    said = run_code(pooled_hub, f"/user/{user}/", code, pooled_hub.port)
+    assert said == f"/home/jovyan {user} 1000 1\n"
+    assert run_code(pooled_hub, f"/user/{user}/", INSTALL, pooled_hub.port) == "42\n"
+    # On the disk all of it is the user's own, as the home is.
+    homes = (pooled.directory / "state/homes").iterdir()
+    home = max((home for home in homes if (home / "kept").exists()), key=lambda home: home.stat().st_uid)
+    made = [path for path in home.rglob("*")]
+    assert {"__init__.py", "METADATA"} <= {path.name for path in made}
+    assert {(path.lstat().st_uid, path.lstat().st_gid) for path in made} == {(home.stat().st_uid,) * 2}
+    pooled_hub.stop(user)
     # The next start is cold, and the file is the user's own there, too.
-    pooled_hub.up("worker", options=COLD)
+    pooled_hub.up(user, options=cold(runtime))
     code = "import os; print(open('kept').read(), os.stat('kept').st_uid)"
-    assert run_code(pooled_hub, "/user/worker/", code, pooled_hub.port) == "x 1000\n"
-    pooled_hub.stop("worker")
+    assert run_code(pooled_hub, f"/user/{user}/", code, pooled_hub.port) == "x 1000\n"
+    pooled_hub.stop(user)
 
 
 def test_a_lab_of_the_users_own_is_started_anew(pooled: Launcher, pooled_hub: Hub) -> None:
@@ -158,7 +199,7 @@ def test_a_lab_of_the_users_own_is_started_anew(pooled: Launcher, pooled_hub: Hu
     pooled_hub.run("owner", "import os; os.makedirs('/home/jovyan/.local/share/jupyter/lab/schemas')")
     pooled_hub.stop("owner")
     before = wait_for_slot(pooled)
-    pooled_hub.up("owner", options=WARM)
+    pooled_hub.up("owner", options=warm("runc"))
     assert pooled_hub.get("/user/owner/api").status_code == 200
     after = counts(pooled)
     assert (after["HITS"], after["FAILURES"]) == (before["HITS"] + 1, before["FAILURES"] + 1)

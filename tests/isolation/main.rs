@@ -66,10 +66,6 @@ fn main() -> ExitCode {
         "gvisor",
         &[
             (
-                "e1_to_e9_the_probe_finds_every_wall_in_a_sandbox_that_waited",
-                "no sandbox of gVisor waits for its user in this version",
-            ),
-            (
                 "e15_the_init_cannot_be_stopped_killed_or_traced",
                 "gVisor's kernel lets a tenant stop its own init; e15_a_frozen_tree_is_stopped_in_time shows the end of it",
             ),

@@ -43,8 +43,6 @@ use std::process::ExitCode;
 
 use adrastea_tests::{Options, Suite};
 
-const NO_POOL: &str = "no sandbox of gVisor waits for its user in this version";
-
 fn main() -> ExitCode {
     let mut suite = Suite::new(Options::default()).expect("failed to start a runtime");
     contract::add(&mut suite);
@@ -93,11 +91,6 @@ fn main() -> ExitCode {
                 "gVisor cannot hold the covers, and such a start is denied",
             ),
             ("missing::a_runtime", "it takes runc itself away"),
-            ("pool::a_start_takes_a_waiting_sandbox_and_the_home_stays_the_users", NO_POOL),
-            ("pool::a_claim_that_fails_is_a_cold_start", NO_POOL),
-            ("pool::it_is_made_anew_when_policy_changes_and_emptied_by_a_drain", NO_POOL),
-            ("pool::a_launcher_that_is_killed_or_ends_leaves_no_waiting_sandbox", NO_POOL),
-            ("pool::death_at_every_point_of_a_claim_heals", NO_POOL),
             ("weak_runtime::each_dropped_wall_is_seen_and_named", "its careless runtime is a runc"),
             ("weak_runtime::an_open_device_directory_is_closed", "its careless runtime is a runc"),
             ("weak_runtime::a_careless_init_is_seen_and_named", "its careless runtime is a runc"),

@@ -2,13 +2,14 @@
 //! and the home as in a cold start, and nothing left of them, however the launcher ends.
 
 use std::{
+    collections::BTreeSet,
     fs,
     os::unix::{fs::MetadataExt as _, process::ExitStatusExt as _},
     path::Path,
     time::{Duration, Instant},
 };
 
-use adrastea_proto::v1::{Phase, ReloadRequest, StartRequest};
+use adrastea_proto::v1::{Phase, ReloadRequest, Sandbox, StartRequest};
 use adrastea_tests::{Instance, Options, Suite, client, column, config, remains};
 use anyhow::{Context as _, ensure};
 use nix::sys::signal::{Signal, kill};
@@ -82,15 +83,13 @@ async fn takes(instance: &Instance) -> anyhow::Result<()> {
     ensure!(instance.log("ana").await?.contains("waited"), "it was started anew");
     ensure!(instance.http(ready.address(), "/write/mine/home/jovyan/file")?.1 == "written");
     ensure!(instance.http(ready.address(), "/cat/home/jovyan/file")?.1 == "mine");
+    ensure!(instance.http(ready.address(), "/grow/home/jovyan")?.1 == "grown");
     let sandbox = instance.get("ana").await?;
-    let file = find(&instance.state().join("homes"), "file")?;
-    let owner = fs::metadata(&file)?;
-    ensure!(
-        (owner.uid(), owner.gid()) == (sandbox.disk_uid, sandbox.disk_gid),
-        "the file belongs to {}, the user is {}",
-        owner.uid(),
-        sandbox.disk_uid
-    );
+    let home = find(&instance.state().join("homes"), "file")?;
+    let names = all_belong_to(home.parent().context("no home")?, &sandbox)?;
+    for name in ["file", "copied", "second", "renamed", "link", "moved", "deeper"] {
+        ensure!(names.contains(name), "no {name} was made: {names:?}");
+    }
     let inspected = instance.cli(&["inspect", "--user", "ana", "--hub", client::HUB])?;
     ensure!(inspected.code == 0, "{inspected:?}");
     // A later cold start of the same user finds the file as its own.
@@ -117,6 +116,28 @@ fn find(folder: &Path, name: &str) -> anyhow::Result<std::path::PathBuf> {
     let homes = fs::read_dir(folder)?.flatten();
     let mut found = homes.map(|home| home.path().join(name)).filter(|path| path.exists());
     found.next().with_context(|| format!("no home has `{name}`"))
+}
+
+/// Every file and folder below a home is its user's on the disk; their names.
+fn all_belong_to(folder: &Path, user: &Sandbox) -> anyhow::Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let owner = entry.metadata()?;
+        ensure!(
+            (owner.uid(), owner.gid()) == (user.disk_uid, user.disk_gid),
+            "`{}` belongs to {}:{}, the user is {}",
+            entry.path().display(),
+            owner.uid(),
+            owner.gid(),
+            user.disk_uid
+        );
+        names.insert(entry.file_name().to_string_lossy().into_owned());
+        if owner.is_dir() {
+            names.extend(all_belong_to(&entry.path(), user)?);
+        }
+    }
+    Ok(names)
 }
 
 async fn fails(instance: &Instance) -> anyhow::Result<()> {

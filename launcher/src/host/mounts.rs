@@ -255,7 +255,8 @@ fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
 
 /// Whether what is mounted at `directory` can be seen through mapped ids.
 pub fn can_be_mapped(directory: &Path) -> Result<(), HostError> {
-    let ids = namespaces::id_map(65_536, 65_537, 65_536, 65_537)?;
+    let other = [namespaces::Shown { on_disk: 65_536, seen: 65_537 }];
+    let ids = namespaces::id_map(&other, &other)?;
     open_directory(directory)
         .and_then(|open| clone_tree(open.as_fd()))
         .and_then(|tree| set_attributes(tree.as_fd(), 0, Some(ids.as_fd())))

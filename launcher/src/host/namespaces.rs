@@ -55,17 +55,22 @@ pub fn create_pinned(
     })
 }
 
-/// A user namespace that nobody is in, for a mount: the number on disk is seen as the other one.
-pub fn id_map(
-    uid_on_disk: u32,
-    uid_seen: u32,
-    gid_on_disk: u32,
-    gid_seen: u32,
-) -> Result<OwnedFd, HostError> {
+/// A number on disk, and as which one a mount shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shown {
+    pub on_disk: u32,
+    pub seen: u32,
+}
+
+/// A user namespace that nobody is in, for a mount: these numbers and no others.
+pub fn id_map(uids: &[Shown], gids: &[Shown]) -> Result<OwnedFd, HostError> {
     let place = Path::new("/proc/self/ns/user");
     let child = Child::spawn(libc::CLONE_NEWUSER).attempt("make a map of ids by", place)?;
-    child.write_map("uid_map", &format!("{uid_on_disk} {uid_seen} 1\n"))?;
-    child.write_map("gid_map", &format!("{gid_on_disk} {gid_seen} 1\n"))?;
+    let text = |ids: &[Shown]| {
+        ids.iter().map(|id| format!("{} {} 1\n", id.on_disk, id.seen)).collect::<String>()
+    };
+    child.write_map("uid_map", &text(uids))?;
+    child.write_map("gid_map", &text(gids))?;
     let path = PathBuf::from(format!("/proc/{}/ns/user", child.pid));
     Ok(fs::File::open(&path).attempt("open namespace", path)?.into())
 }

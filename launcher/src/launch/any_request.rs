@@ -102,6 +102,33 @@ fn an_ordinary_request_is_granted() {
     assert!(stands(&ordinary()).unwrap());
 }
 
+/// A home that is mapped shows the user's number, and under a runtime whose kernel makes files as
+/// root the sandbox's own root, as itself; no other.
+#[test]
+fn a_mapped_home_shows_no_number_but_the_users_and_its_makers() {
+    use crate::host::namespaces::Shown;
+    let layout =
+        Layout { instance: "adrastea".into(), state: "/var/lib/a".into(), run: "/run/a".into() };
+    let (disk, run) = (CONFIG.identity.first_disk_id, CONFIG.identity.first_run_id);
+    let user = Shown { on_disk: disk, seen: run + 1000 };
+    let root = Shown { on_disk: run, seen: run };
+    for (runtime, gid, uids, gids) in [
+        ("runc", 1000, vec![user], vec![user]),
+        ("gvisor", 1000, vec![user, root], vec![user, root]),
+        // The group that images of OpenShift have: the number is there once.
+        ("gvisor", 0, vec![user, root], vec![Shown { on_disk: disk, seen: run }]),
+    ] {
+        let decision = decide(&CONFIG, &ordinary()).unwrap();
+        let mut record = sketch("saaaaaaaaaaa".parse().unwrap(), &decision, disk, run);
+        record.facts.home_mapped = true;
+        record.facts.runtime = runtime.into();
+        record.facts.runtime_kind = runtime.into();
+        (record.facts.uid_inside, record.facts.gid_inside) = (1000, gid);
+        let sandbox = Sandbox::new(record, Ipv4Addr::LOCALHOST, &layout);
+        assert_eq!(sandbox.home_ids(), (uids, gids), "{runtime} {gid}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 

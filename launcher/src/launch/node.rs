@@ -191,8 +191,8 @@ impl NodeGround {
         let name = sandbox.record.key.owner().on_disk();
         let home = self.homes.open(&self.home_root, &name, uid, gid)?;
         let ids = if facts.home_mapped {
-            let seen = sandbox.host_owner();
-            Some(namespaces::id_map(uid, seen.uid, gid, seen.gid)?)
+            let (uids, gids) = sandbox.home_ids();
+            Some(namespaces::id_map(&uids, &gids)?)
         } else {
             None
         };

@@ -13,7 +13,7 @@ use adrastea_runtimes::{
 };
 
 use crate::{
-    host::{HostError, confinement, covers::HomeOwner, directories},
+    host::{HostError, confinement, covers::HomeOwner, directories, namespaces::Shown},
     image,
     store::SandboxRecord,
 };
@@ -165,6 +165,24 @@ impl Sandbox {
             uid: self.uid_map().to_host(facts.uid_inside).unwrap_or(facts.disk_uid),
             gid: self.gid_map().to_host(facts.gid_inside).unwrap_or(facts.disk_gid),
         }
+    }
+
+    /// What a mapped home shows of the numbers on its disk, uids and gids: the user's own, and no
+    /// other that a file could keep.
+    pub fn home_ids(&self) -> (Vec<Shown>, Vec<Shown>) {
+        let (facts, seen) = (&self.record.facts, self.host_owner());
+        let shown = |on_disk: u32, seen: u32, map: &IdMap| {
+            let mut shown = vec![Shown { on_disk, seen }];
+            // New files are root's of this sandbox until they are the user's, as in a cold start.
+            let root = self.runtime().is_some_and(Runtime::makes_files_as_root);
+            let root = map.to_host(0).filter(|number| root && *number != seen);
+            shown.extend(root.map(|number| Shown { on_disk: number, seen: number }));
+            shown
+        };
+        (
+            shown(facts.disk_uid, seen.uid, &self.uid_map()),
+            shown(facts.disk_gid, seen.gid, &self.gid_map()),
+        )
     }
 
     pub fn home_inside(&self) -> &Path {

@@ -238,6 +238,8 @@ fn act(words: &[&str]) -> String {
             let name = |at| text(at).replace('+', "/");
             result(fs::rename(name(1), name(2)), |()| "moved".into())
         }
+        // grow PATH: below it, in a new folder, one of everything that a home's owner can make
+        "grow" => result(grow(std::path::Path::new(&path(1))), |()| "grown".into()),
         "remove" => result(fs::remove_file(path(1)), |()| "removed".into()),
         // connect ADDRESS PORT
         "connect" => {
@@ -301,6 +303,27 @@ fn act(words: &[&str]) -> String {
         }
         other => format!("unknown: {other}"),
     }
+}
+
+fn grow(home: &std::path::Path) -> io::Result<()> {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let folder = home.join("folder");
+    fs::create_dir(&folder)?;
+    let file = |name: &str| folder.join(name);
+    fs::create_dir_all(file("deep/deeper"))?;
+    fs::write(file("deep/deeper/file"), "content")?;
+    fs::write(file("first"), "content")?;
+    symlink("renamed", file("link"))?;
+    fs::set_permissions(file("first"), fs::Permissions::from_mode(0o640))?;
+    fs::hard_link(file("first"), file("second"))?;
+    fs::copy(file("first"), file("copied"))?;
+    fs::rename(file("first"), file("renamed"))?;
+    fs::rename(file("deep"), file("moved"))?;
+    fs::write(file("gone"), "")?;
+    fs::remove_file(file("gone"))?;
+    fs::OpenOptions::new().append(true).open(file("renamed"))?.write_all(b" and more")?;
+    fs::OpenOptions::new().write(true).truncate(true).open(file("copied"))?;
+    Ok(())
 }
 
 fn ask(to: &str) -> io::Result<()> {

@@ -69,8 +69,9 @@ pub fn wanted(launcher: &Launcher, name: &str) -> Result<Option<Wanted>, String>
             "a server that ignores its user's configuration starts when it is asked for".into()
         );
     }
-    let runtime = adrastea_runtimes::by_name(&decision.runtime_kind);
-    if let Some(reason) = runtime.and_then(adrastea_runtimes::Runtime::refuses_to_wait) {
+    let (driver, settings) =
+        launcher.runtime(&decision.runtime).map_err(|failure| failure.message)?;
+    if let Some(reason) = driver.refuses_to_wait(&settings.program, settings.version) {
         return Err(format!("under `{}` {reason}", decision.runtime));
     }
     if !launcher.pool.maps_homes.load(Ordering::Relaxed) {
