@@ -342,4 +342,20 @@ mod tests {
             assert!(problem.contains(told), "{from} → {to}: {problem}");
         }
     }
+
+    #[test]
+    fn a_home_that_a_runtime_of_the_profile_cannot_have_is_refused() {
+        let example = include_str!("../../docs/adrastea.example.toml");
+        let with = |runtimes: &str, home: &str| {
+            let text = example
+                .replace("[runtimes.runc]", "[runtimes.gvisor]\nbinary = \"/a\"\n[runtimes.runc]")
+                .replace("runtimes = [\"runc\"]", &format!("runtimes = {runtimes}"))
+                .replace("home = \"/home/jovyan\"", &format!("home = \"{home}\""));
+            Config::parse(&text, Path::new("example")).map_err(|error| error.to_string())
+        };
+        let told = with("[\"runc\", \"gvisor\"]", "/jovyan").unwrap_err();
+        assert!(told.contains("user.home `/jovyan` cannot be used under `gvisor`"), "{told}");
+        with("[\"runc\"]", "/jovyan").unwrap();
+        with("[\"runc\", \"gvisor\"]", "/home/jovyan").unwrap();
+    }
 }

@@ -8,22 +8,26 @@ use adrastea_tests::{Instance, Options, Suite, client::request};
 use anyhow::{Context as _, ensure};
 
 pub fn add(suite: &mut Suite) {
-    let both = Options::default()
-        .replacing("runtimes = [\"runc\"]", "runtimes = [\"runc\", \"gvisor\"]")
-        .replacing("runtimes = [\"gvisor\"]", "runtimes = [\"runc\", \"gvisor\"]");
-    suite.own("gvisor::stands_beside_runc_and_is_chosen", both, |instance| async move {
-        beside_runc(&instance).await
+    suite.own("gvisor::stands_beside_runc_and_is_chosen", beside_runc(), |instance| async move {
+        is_chosen(&instance).await
     });
     suite.shared("gvisor::never_starts_in_the_nodes_network", |instance| async move {
         refuses_the_node(&instance)
     });
 }
 
-fn under_gvisor(user: &str) -> StartRequest {
+/// An instance whose profiles offer both, runc first.
+pub fn beside_runc() -> Options {
+    Options::default()
+        .replacing("runtimes = [\"runc\"]", "runtimes = [\"runc\", \"gvisor\"]")
+        .replacing("runtimes = [\"gvisor\"]", "runtimes = [\"runc\", \"gvisor\"]")
+}
+
+pub fn under_gvisor(user: &str) -> StartRequest {
     StartRequest { runtime: "gvisor".into(), ..request(user) }
 }
 
-async fn beside_runc(instance: &Instance) -> anyhow::Result<()> {
+async fn is_chosen(instance: &Instance) -> anyhow::Result<()> {
     let shared =
         instance.start_with(StartRequest { runtime: "runc".into(), ..request("ana") }).await?;
     let own = instance.start_with(under_gvisor("ben")).await?;

@@ -16,6 +16,7 @@ mod fixture;
 mod forget;
 mod freezes;
 mod gvisor;
+mod gvisor_ends;
 mod idempotence;
 mod images;
 mod kill_loop;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
     storms::add(&mut suite);
     user_config::add(&mut suite);
     gvisor::add(&mut suite);
+    gvisor_ends::add(&mut suite);
     idempotence::add(&mut suite);
     images::add(&mut suite);
     pool::add(&mut suite);
@@ -96,7 +98,7 @@ fn main() -> ExitCode {
             ("weak_runtime::a_careless_init_is_seen_and_named", "its careless runtime is a runc"),
             (
                 "causes::too_many_processes_are_told",
-                "gVisor's kernel counts no processes of the tenant; the node's limit on its own is in the proof",
+                "gVisor's kernel counts no processes of the tenant; gvisor::the_end_at_its_limit_of_processes_is_told",
             ),
             (
                 "limits::processes_end_at_the_limit_and_neighbours_go_on",
