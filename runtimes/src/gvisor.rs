@@ -152,6 +152,10 @@ impl Runtime for Gvisor {
         &["fuse", "net"]
     }
 
+    fn asks_for_large_pages(&self) -> bool {
+        true
+    }
+
     fn host_processes(&self, asked: u32) -> u32 {
         asked.saturating_mul(2).max(HOST_PROCESSES)
     }

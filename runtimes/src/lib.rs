@@ -125,6 +125,12 @@ pub trait Runtime: Send + Sync {
         &[]
     }
 
+    /// Whether the tenant's memory is shared memory of the node's kernel, for which such a kernel
+    /// asks for large pages.
+    fn asks_for_large_pages(&self) -> bool {
+        false
+    }
+
     /// The processes of the node that a sandbox may have in which the tenant is to have `asked`.
     fn host_processes(&self, asked: u32) -> u32 {
         asked

@@ -56,7 +56,9 @@ pub fn add(suite: &mut Suite) {
         let (code, found) = doctor(&instance.config())?;
         ensure!(code == Some(0), "{found:#}");
         let findings = found["findings"].as_array().cloned().unwrap_or_default();
-        for topic in [
+        // The node's kernel may have none at all.
+        let large = std::path::Path::new("/sys/kernel/mm/transparent_hugepage/shmem_enabled");
+        let topics = [
             "kernel",
             "nftables",
             "clock",
@@ -64,7 +66,8 @@ pub fn add(suite: &mut Suite) {
             "containerd",
             "disk of homes",
             "idmapped",
-        ] {
+        ];
+        for topic in topics.into_iter().chain(large.exists().then_some("large pages")) {
             let told = |finding: &&serde_json::Value| {
                 finding["what"].as_str().is_some_and(|what| what.contains(topic))
             };

@@ -5,6 +5,7 @@ mod clock;
 mod configured;
 mod disk;
 mod kernel;
+mod memory;
 
 use std::{path::Path, process::ExitCode};
 
@@ -88,6 +89,7 @@ async fn findings(path: &Path) -> Vec<Finding> {
             findings.push(fine(format!("configuration {}", path.display())));
             findings.extend(configured::findings(&config).await);
             findings.extend(disk::findings(&config));
+            findings.extend(memory::findings(&config));
         }
         Err(error) => findings.push(problem(chain(&error), error.hint().unwrap_or_default())),
     }
