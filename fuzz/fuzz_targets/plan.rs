@@ -41,7 +41,7 @@ fuzz_target!(|wish: Wish| {
     for runtime in all() {
         if let Ok(spec) = build_spec(*runtime, &plan) {
             assert!(plan.validate().is_ok(), "a plan that is not valid has a spec");
-            floor::check(&spec, &plan, runtime.kernel()).expect("the floor holds");
+            floor::check(spec, &plan, runtime.kernel()).expect("the floor holds");
         }
     }
 });

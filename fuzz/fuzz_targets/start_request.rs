@@ -34,5 +34,5 @@ fuzz_target!(|bytes: &[u8]| {
     let plan = Sandbox::new(record, Ipv4Addr::LOCALHOST, &layout).plan();
     let runtime = by_name(&decision.runtime_kind).expect("a granted runtime exists");
     let spec = build_spec(runtime, &plan).expect("a granted request has a spec");
-    floor::check(&spec, &plan, runtime.kernel()).expect("the floor holds");
+    floor::check(spec, &plan, runtime.kernel()).expect("the floor holds");
 });

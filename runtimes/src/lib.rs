@@ -177,6 +177,5 @@ pub fn by_name(name: &str) -> Option<&'static dyn Runtime> {
 /// The spec of a sandbox under a runtime: base, adapted, and checked against the floor.
 pub fn build_spec(runtime: &dyn Runtime, plan: &Plan) -> Result<Spec, SpecError> {
     let adapted = runtime.adapt(spec::base(plan)?, plan)?;
-    floor::check(&adapted, plan, runtime.kernel())?;
-    Ok(adapted)
+    floor::check(adapted, plan, runtime.kernel())
 }

@@ -87,7 +87,7 @@ fn stands(request: &v1::StartRequest) -> Result<bool, TestCaseError> {
     let spec = build_spec(runtime, &plan);
     prop_assert!(spec.is_ok(), "{:?}", spec.err());
     let spec = spec.unwrap();
-    prop_assert!(floor::check(&spec, &plan, runtime.kernel()).is_ok());
+    prop_assert!(floor::check(spec.clone(), &plan, runtime.kernel()).is_ok());
     // Nothing of the request's own texts is in it.
     let text = format!("{spec:?}");
     let secrets = request.secret_environment.values().chain(&request.arguments);

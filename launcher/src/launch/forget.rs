@@ -135,11 +135,7 @@ impl Launcher {
         if self.homes.is_resting(owner) {
             return Ok(true);
         }
-        let moving = |home: &RetiredHome| {
-            matches!(home.state, RetiredState::Moving | RetiredState::Returning)
-                && home.on_disk == owner.on_disk()
-        };
-        Ok(self.store.retired()?.iter().any(moving))
+        self.store.is_home_moving(owner)
     }
 
     /// Stops all servers of a deleted user, and does with the home what policy says.

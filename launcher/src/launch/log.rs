@@ -12,7 +12,10 @@ use std::{
 
 use tokio::{
     net::unix::pipe,
-    sync::{mpsc, watch},
+    sync::{
+        mpsc,
+        oneshot::{self, error::TryRecvError},
+    },
     time::timeout,
 };
 
@@ -34,6 +37,9 @@ const FOLLOWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An unprivileged process can make a pipe this large (pipe(7)).
 const LARGEST_PIPE: usize = 1 << 20;
+
+/// Taken at once of what a server writes.
+const PIECE: usize = 16 << 10;
 
 struct Inner {
     current: Option<File>,
@@ -168,17 +174,23 @@ impl Log {
     }
 }
 
+/// What can be read at once. The room for it is the thread's own: most servers are silent most
+/// of the time, and nothing is held for them then.
+fn read_some(receiver: &pipe::Receiver) -> io::Result<Vec<u8>> {
+    let mut buffer = [0; PIECE];
+    receiver.try_read(&mut buffer).map(|length| buffer[..length].to_vec())
+}
+
 /// Moves what the sandbox writes into its log until told that it has ended,
 /// then takes what is still in the pipe.
-pub async fn pump(receiver: pipe::Receiver, log: &Log, mut ended: watch::Receiver<bool>) {
-    let mut buffer = vec![0; 16 << 10];
-    while !*ended.borrow_and_update() {
-        match receiver.try_read(&mut buffer) {
-            Ok(0) => return,
-            Ok(length) => keep(log, &buffer[..length]).await,
+pub async fn pump(receiver: pipe::Receiver, log: &Log, mut ended: oneshot::Receiver<()>) {
+    while matches!(ended.try_recv(), Err(TryRecvError::Empty)) {
+        match read_some(&receiver) {
+            Ok(data) if data.is_empty() => return,
+            Ok(data) => keep(log, &data).await,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => tokio::select! {
                 _ = receiver.readable() => {}
-                changed = ended.changed() => if changed.is_err() { return; },
+                _ = &mut ended => break,
             },
             Err(_) => return,
         }
@@ -186,8 +198,9 @@ pub async fn pump(receiver: pipe::Receiver, log: &Log, mut ended: watch::Receive
     // The kernel is asked, not the runtime: that may not have heard of the last lines yet.
     let Ok(rest) = receiver.into_nonblocking_fd() else { return };
     let mut rest = File::from(rest);
+    let mut buffer = vec![0; PIECE];
     // No pipe holds more; should somebody still write, this ends all the same.
-    for _ in 0..LARGEST_PIPE / buffer.len() {
+    for _ in 0..LARGEST_PIPE / PIECE {
         match rest.read(&mut buffer) {
             Ok(length @ 1..) => keep(log, &buffer[..length]).await,
             _ => return,

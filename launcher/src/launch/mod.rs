@@ -28,6 +28,7 @@ mod proof;
 mod queue;
 mod ready;
 mod reconcile;
+mod registry;
 mod runtime_state;
 pub mod sandbox;
 mod traces;
@@ -48,7 +49,7 @@ use adrastea_runtimes::{Runtime, RuntimeSettings, engine::Engine, plan::SandboxI
 use sha2::{Digest as _, Sha256};
 use tokio::{
     net::unix::pipe,
-    sync::{Semaphore, watch},
+    sync::{Semaphore, oneshot},
     task::JoinHandle,
 };
 
@@ -70,6 +71,7 @@ use crate::{
 use failure::{Failure, chain};
 use keeper::Origin;
 use queue::Bounds;
+use registry::Registry;
 use sandbox::{Layout, Sandbox};
 use turn::Turns;
 
@@ -108,7 +110,7 @@ pub struct Launcher {
     courtesy: courtesy::Courtesy,
     /// Held while a start is entered: one at a time, and nobody else waits for the disk.
     beginning: tokio::sync::Mutex<()>,
-    registry: Mutex<HashMap<ServerKey, Arc<Entry>>>,
+    registry: Mutex<Registry>,
     pumps: Mutex<HashMap<SandboxId, Pump>>,
     /// No new start, by the administrator's word.
     drained: AtomicBool,
@@ -128,7 +130,7 @@ const CONCURRENT_REMOVALS: usize = 8;
 
 /// Moves one sandbox's output into its log until told to finish.
 struct Pump {
-    finish: watch::Sender<bool>,
+    finish: oneshot::Sender<()>,
     task: JoinHandle<()>,
 }
 
@@ -264,22 +266,21 @@ impl Launcher {
         if self.home_is_moving(&owner)? {
             return Err(StartRefused::HomeMoving(user));
         }
-        let (mut all, mut of_user, mut of_profile, mut other_config) = (0, 0, 0, false);
-        {
+        let (mut of_user, mut of_profile, mut other_config) = (0, 0, false);
+        let too_many = {
             let registry = lock(&self.registry);
             // A newer start of the same server takes its place.
-            let live =
-                registry.iter().filter(|(key, entry)| **key != decision.key && !entry.is_gone());
-            for (key, entry) in live {
-                all += 1;
-                if key.has_owner(&owner) {
-                    let facts = &entry.sandbox.record.facts;
-                    of_user += 1;
-                    of_profile += u32::from(facts.profile == decision.profile);
-                    other_config |= facts.ignore_user_config != decision.ignore_user_config;
-                }
+            let live = registry
+                .of_owner(&owner)
+                .filter(|(key, entry)| **key != decision.key && !entry.is_gone());
+            for (_, entry) in live {
+                let facts = &entry.sandbox.record.facts;
+                of_user += 1;
+                of_profile += u32::from(facts.profile == decision.profile);
+                other_config |= facts.ignore_user_config != decision.ignore_user_config;
             }
-        }
+            registry.too_many_besides(&decision.key, self.config().limits.sandboxes)
+        };
         let profile = decision.profile.clone();
         if of_profile >= decision.servers_per_user {
             return Err(StartRefused::TooManyServers { user, profile, count: of_profile });
@@ -296,10 +297,7 @@ impl Launcher {
             };
             return Err(StartRefused::MixedUserConfig { user, profile, has });
         }
-        if all >= self.config().limits.sandboxes {
-            return Err(StartRefused::NodeFull(all));
-        }
-        Ok(())
+        too_many.map_or(Ok(()), |all| Err(StartRefused::NodeFull(all)))
     }
 
     /// Enters a new start. The caller holds [`Self::beginning`]; the registry is
@@ -329,7 +327,7 @@ impl Launcher {
         ));
         {
             let mut registry = lock(&self.registry);
-            forget_oldest_gone(&mut registry);
+            registry.forget_oldest_gone();
             self.feed.publish(|| {
                 registry.insert(decision.key.clone(), Arc::clone(&entry));
                 ((), Some(entry.describe()))
@@ -384,15 +382,13 @@ impl Launcher {
         lock(&self.registry).get(key).cloned()
     }
 
-    /// The servers of one hub, or of all.
+    /// The servers of one hub, or of all, in the order of their keys.
     pub fn list(&self, hub: Option<&str>) -> Vec<Arc<Entry>> {
-        let mut entries: Vec<_> = lock(&self.registry)
+        lock(&self.registry)
             .values()
             .filter(|entry| hub.is_none_or(|hub| entry.sandbox.record.key.hub == hub))
             .cloned()
-            .collect();
-        entries.sort_by(|first, second| first.sandbox.record.key.cmp(&second.sandbox.record.key));
-        entries
+            .collect()
     }
 
     /// The servers of one hub as they are at one moment, and that moment's number in the feed.
@@ -463,8 +459,8 @@ impl Launcher {
 
     /// From now on what the sandbox writes is its log.
     fn pump_log(&self, entry: &Arc<Entry>, receiver: pipe::Receiver) {
-        let finish = watch::Sender::new(false);
-        let (entry, finished) = (Arc::clone(entry), finish.subscribe());
+        let (finish, finished) = oneshot::channel();
+        let entry = Arc::clone(entry);
         let id = entry.sandbox.id().clone();
         let task = tokio::spawn(async move {
             log::pump(receiver, &entry.log, finished).await;
@@ -476,34 +472,13 @@ impl Launcher {
     async fn finish_log(&self, id: &SandboxId) {
         let pump = lock(&self.pumps).remove(id);
         if let Some(Pump { finish, mut task }) = pump {
-            finish.send_replace(true);
+            let _ = finish.send(());
             if tokio::time::timeout(Duration::from_secs(2), &mut task).await.is_err() {
                 // A follower that stalls must not have the log written anew after its removal.
                 task.abort();
             }
         }
     }
-}
-
-/// The answer to "what happened?" is kept for the last thousand servers.
-fn forget_oldest_gone(registry: &mut HashMap<ServerKey, Arc<Entry>>) {
-    const KEPT: usize = 1000;
-    let mut gone: Vec<_> = registry
-        .iter()
-        .filter(|(_, entry)| entry.is_gone())
-        .map(|(key, entry)| (entry.number, key.clone()))
-        .collect();
-    if gone.len() > KEPT {
-        gone.sort();
-        for (_, key) in gone.drain(..gone_surplus(gone.len(), KEPT)) {
-            registry.remove(&key);
-        }
-    }
-}
-
-/// How many to forget at once, so that it is not done at every start.
-const fn gone_surplus(count: usize, kept: usize) -> usize {
-    count - kept + kept / 10
 }
 
 /// A letter and eleven characters of a random number.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use rusqlite::{OptionalExtension as _, TransactionBehavior, params};
 
-use super::{InQuery as _, Store, StoreError, now};
+use super::{Cached as _, InQuery as _, Store, StoreError, now};
 use crate::names::Owner;
 
 /// The numbers that stand for one owner on disk.
@@ -22,7 +22,7 @@ impl Store {
     /// For a ledger that was lost: a new one must not give old numbers to new users.
     pub fn reserve_up_to(&self, highest: u32) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "INSERT INTO counters (name, value) VALUES ('highest_disk_id', ?1)
                  ON CONFLICT DO UPDATE SET value = max(value, ?1)",
                 params![highest],
@@ -34,7 +34,7 @@ impl Store {
     /// An identity that only a home tells of: its owner is whose name gives that hash.
     pub fn adopt_identity(&self, on_disk: &str, id: u32) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "INSERT INTO disk_identities (on_disk, id, created_at) VALUES (?1, ?2, ?3)",
                 params![on_disk, id, now()],
             )
@@ -52,7 +52,7 @@ impl Store {
         let mut connection = self.connection();
         let on_disk = owner.on_disk();
         let known = connection
-            .query_row(
+            .query_row_cached(
                 "SELECT id, user IS NULL FROM disk_identities WHERE on_disk = ?1",
                 params![on_disk],
                 |row| Ok((row.get::<_, u32>(0)?, row.get::<_, bool>(1)?)),
@@ -63,7 +63,7 @@ impl Store {
             if nameless {
                 // Rebuilt from the home alone; now somebody comes whose name fits.
                 connection
-                    .execute(
+                    .execute_cached(
                         "UPDATE disk_identities SET hub = ?2, user = ?3 WHERE on_disk = ?1",
                         params![on_disk, owner.hub, owner.user.as_str()],
                     )
@@ -76,7 +76,7 @@ impl Store {
             let transaction =
                 connection.transaction_with_behavior(TransactionBehavior::Immediate).doing(VERB)?;
             let last: Option<u32> = transaction
-                .query_row(
+                .query_row_cached(
                     "SELECT max(taken) FROM (SELECT max(id) AS taken FROM disk_identities
                      UNION ALL SELECT value FROM counters WHERE name = 'highest_disk_id')",
                     [],
@@ -91,7 +91,7 @@ impl Store {
                 });
             }
             transaction
-                .execute(
+                .execute_cached(
                     "INSERT INTO disk_identities (on_disk, hub, user, id, created_at) VALUES (?1, ?2, ?3, ?4, ?5)",
                     params![on_disk, owner.hub, owner.user.as_str(), id, now()],
                 )

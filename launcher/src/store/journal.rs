@@ -4,7 +4,7 @@
 
 use rusqlite::params;
 
-use super::{InQuery as _, Store, StoreError};
+use super::{Cached as _, InQuery as _, Store, StoreError};
 use adrastea_runtimes::plan::SandboxId;
 
 /// The changes to the host that make a sandbox, in the order they are made.
@@ -46,7 +46,7 @@ impl Store {
     /// Writes the intent of a step. Must return before the host is touched.
     pub fn intend(&self, id: &SandboxId, step: Step) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "INSERT INTO steps (sandbox, sequence, step) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
                 params![id.as_str(), step as u32, step.name()],
             )
@@ -57,7 +57,7 @@ impl Store {
     /// Crosses out a step whose undo has succeeded.
     pub fn cross_out(&self, id: &SandboxId, step: Step) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "DELETE FROM steps WHERE sandbox = ?1 AND step = ?2",
                 params![id.as_str(), step.name()],
             )

@@ -25,7 +25,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Params, Row};
 
 pub use examine::Finding;
 pub use identities::DiskIdentity;
@@ -150,6 +150,36 @@ impl<T> InQuery<T> for rusqlite::Result<T> {
     }
 }
 
+/// Statements that are parsed once, not at every start.
+trait Cached {
+    fn execute_cached(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize>;
+
+    fn query_row_cached<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T>;
+}
+
+impl Cached for Connection {
+    fn execute_cached(&self, sql: &str, params: impl Params) -> rusqlite::Result<usize> {
+        self.prepare_cached(sql)?.execute(params)
+    }
+
+    fn query_row_cached<T>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        self.prepare_cached(sql)?.query_row(params, read)
+    }
+}
+
+/// More than there are statements in this folder.
+const STATEMENTS: usize = 64;
+
 /// The open store.
 pub struct Store {
     connection: Mutex<Connection>,
@@ -188,12 +218,15 @@ impl Store {
             if !examined.findings.is_empty() {
                 return Err(damaged(examined.findings));
             }
+        } else {
+            schema::shape(&connection).map_err(file("prepare"))?;
         }
         connection
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON; PRAGMA busy_timeout = 5000;")
             .map_err(file("prepare"))?;
         schema::migrate(&mut connection, path)?;
         examine::keep_log(&connection, false).map_err(file("prepare"))?;
+        connection.set_prepared_statement_cache_capacity(STATEMENTS);
         Ok(Self { connection: Mutex::new(connection) })
     }
 

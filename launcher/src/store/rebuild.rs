@@ -55,6 +55,7 @@ pub fn write(path: &Path, content: &Content) -> Result<(), StoreError> {
         .map_err(at(&unfinished))?;
     let sqlite = |source| StoreError::File { verb: "write", path: unfinished.clone(), source };
     let mut connection = Connection::open(&unfinished).map_err(sqlite)?;
+    schema::shape(&connection).map_err(sqlite)?;
     schema::migrate(&mut connection, &unfinished)?;
     let transaction = connection.transaction().map_err(sqlite)?;
     insert(&transaction, content).map_err(sqlite)?;

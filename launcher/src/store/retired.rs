@@ -11,7 +11,7 @@
 
 use rusqlite::{OptionalExtension as _, Row, TransactionBehavior, params};
 
-use super::{InQuery as _, Store, StoreError, now};
+use super::{Cached as _, InQuery as _, Store, StoreError, now};
 use crate::names::Owner;
 
 /// Where a retired home is in its life.
@@ -191,6 +191,18 @@ impl Store {
         query.query_map([], read).doing(VERB)?.collect::<rusqlite::Result<_>>().doing(VERB)
     }
 
+    /// Whether a home of this owner is between its place and those set aside. Asked at every start.
+    pub fn is_home_moving(&self, owner: &Owner) -> Result<bool, StoreError> {
+        let (moving, returning) = (RetiredState::Moving.name(), RetiredState::Returning.name());
+        self.connection()
+            .query_row_cached(
+                "SELECT EXISTS (SELECT 1 FROM retired_homes WHERE on_disk = ?1 AND state IN (?2, ?3))",
+                params![owner.on_disk(), moving, returning],
+                |row| row.get(0),
+            )
+            .doing("look for a home that is being moved")
+    }
+
     /// Every identity in use.
     pub fn identities(&self) -> Result<Vec<OwnedIdentity>, StoreError> {
         const VERB: &str = "read the identities";
@@ -278,7 +290,18 @@ mod tests {
         let first = store.disk_identity(&ana, RANGE).unwrap().uid;
         let home = store.retire(&ana, Some(5)).unwrap().unwrap();
         assert_eq!((home.id, home.state, home.purge_at), (first, RetiredState::Moving, Some(5)));
-        store.set_retired(home.number, RetiredState::Gone).unwrap();
+        let ben = ServerKey::new("hub", "ben", "").unwrap().owner();
+        for (state, moves) in [
+            (RetiredState::Moving, true),
+            (RetiredState::Aside, false),
+            (RetiredState::Purging, false),
+            (RetiredState::Returning, true),
+            (RetiredState::Gone, false),
+        ] {
+            store.set_retired(home.number, state).unwrap();
+            assert_eq!(store.is_home_moving(&ana).unwrap(), moves, "{state:?}");
+            assert!(!store.is_home_moving(&ben).unwrap());
+        }
         // Over a restart, too.
         drop(store);
         let store = Store::open(&path).unwrap();

@@ -5,7 +5,7 @@ use adrastea_runtimes::plan::{IDS_PER_SANDBOX, SandboxId};
 use rusqlite::{OptionalExtension as _, Row, TransactionBehavior, params};
 use serde::{Deserialize, Serialize};
 
-use super::{InQuery as _, Store, StoreError};
+use super::{Cached as _, InQuery as _, Store, StoreError};
 use crate::names::{RequestId, ServerKey};
 
 /// Where a sandbox is in its life, as far as a restart must know.
@@ -155,7 +155,7 @@ impl Store {
             "address",
         )?;
         transaction
-            .execute(
+            .execute_cached(
                 "INSERT INTO sandboxes (id, hub, user, server, generation, request_id, request_hash, state, facts, run_range, address_index)
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'starting', ?8, ?9, ?10)",
                 params![
@@ -192,7 +192,7 @@ impl Store {
 
     pub fn set_state(&self, id: &SandboxId, state: SandboxState) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "UPDATE sandboxes SET state = ?2 WHERE id = ?1",
                 params![id.as_str(), state.name()],
             )
@@ -207,7 +207,7 @@ impl Store {
             source: source.into(),
         })?;
         self.connection()
-            .execute(
+            .execute_cached(
                 "UPDATE sandboxes SET state = 'gone', exit = ?2 WHERE id = ?1",
                 params![id.as_str(), exit],
             )
@@ -218,7 +218,7 @@ impl Store {
     /// Gives the leases back: only when nothing of the sandbox is left.
     pub fn give_back(&self, id: &SandboxId) -> Result<(), StoreError> {
         self.connection()
-            .execute(
+            .execute_cached(
                 "UPDATE sandboxes SET run_range = NULL, address_index = NULL WHERE id = ?1",
                 params![id.as_str()],
             )
@@ -247,14 +247,14 @@ pub(super) fn next_generation(
     let names = params![key.hub, key.user.as_str(), key.server];
     // The answer to "what happened?" is kept until the next start.
     transaction
-        .execute(
+        .execute_cached(
             "DELETE FROM sandboxes WHERE hub = ?1 AND user = ?2 AND server = ?3 AND state = 'gone'
              AND run_range IS NULL AND NOT EXISTS (SELECT 1 FROM steps WHERE sandbox = id)",
             names,
         )
         .doing(VERB)?;
     transaction
-        .query_row(
+        .query_row_cached(
             "INSERT INTO generations (hub, user, server, last)
              VALUES (?1, ?2, ?3, coalesce((SELECT value FROM counters WHERE name = 'first_generation'), 1))
              ON CONFLICT DO UPDATE SET last = last + 1 RETURNING last",
@@ -274,7 +274,9 @@ fn lease(
 ) -> Result<u32, StoreError> {
     const VERB: &str = "lease a number";
     let last: Option<u32> = transaction
-        .query_row("SELECT value FROM counters WHERE name = ?1", params![column], |row| row.get(0))
+        .query_row_cached("SELECT value FROM counters WHERE name = ?1", params![column], |row| {
+            row.get(0)
+        })
         .optional()
         .doing(VERB)?;
     let start = last.map_or(first, |last| last + 1).clamp(first, end);
@@ -293,7 +295,7 @@ fn lease(
     }
     let number = free.ok_or(StoreError::Exhausted { what, total: end - first })?;
     transaction
-        .execute("INSERT INTO counters (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", params![column, number])
+        .execute_cached("INSERT INTO counters (name, value) VALUES (?1, ?2) ON CONFLICT DO UPDATE SET value = ?2", params![column, number])
         .doing(VERB)?;
     Ok(number)
 }

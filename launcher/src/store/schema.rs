@@ -106,6 +106,15 @@ pub fn version(connection: &Connection) -> rusqlite::Result<u32> {
     connection.query_row("PRAGMA user_version", [], |row| row.get(0))
 }
 
+/// Of a new ledger. What a start writes is a few rows in many places, and each page that holds one of
+/// them is written whole; an older ledger keeps the size that it was made with.
+const PAGE_BYTES: u32 = 1024;
+
+/// What must be said to a new ledger before anything else is.
+pub fn shape(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "page_size", PAGE_BYTES)
+}
+
 /// Brings a ledger to today's tables.
 pub fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let file = |verb| move |source| StoreError::File { verb, path: path.into(), source };

@@ -6,7 +6,7 @@
 
 use rusqlite::{TransactionBehavior, params};
 
-use super::{InQuery as _, NewSandbox, Store, StoreError, sandboxes};
+use super::{Cached as _, InQuery as _, NewSandbox, Store, StoreError, sandboxes};
 
 impl Store {
     /// Turns a waiting slot's row into the row of a server's start; its generation.
@@ -23,7 +23,7 @@ impl Store {
         let key = &new.key;
         let generation = sandboxes::next_generation(&transaction, key)?;
         let claimed = transaction
-            .execute(
+            .execute_cached(
                 "UPDATE sandboxes SET hub = ?2, user = ?3, server = ?4, generation = ?5, request_id = ?6,
                  request_hash = ?7, facts = ?8 WHERE id = ?1 AND hub = '' AND state = 'starting'",
                 params![
@@ -52,7 +52,7 @@ impl Store {
 /// Nobody asks what became of a slot.
 pub(super) fn forget_gone(transaction: &rusqlite::Transaction<'_>) -> Result<(), StoreError> {
     transaction
-        .execute(
+        .execute_cached(
             "DELETE FROM sandboxes WHERE hub = '' AND state = 'gone' AND run_range IS NULL
              AND NOT EXISTS (SELECT 1 FROM steps WHERE sandbox = id)",
             [],

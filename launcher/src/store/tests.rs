@@ -71,6 +71,21 @@ fn a_ledger_of_version_1_is_migrated_row_by_row() {
     assert!(on_disk[0].contains(&owner("hub", "ana").on_disk()), "{on_disk:?}");
 }
 
+/// A start writes small pages; what an older launcher made stays as it is.
+#[test]
+fn a_new_ledger_has_small_pages() {
+    let size = |path: &Path| -> u32 {
+        let connection = Connection::open(path).unwrap();
+        connection.query_row("PRAGMA page_size", [], |row| row.get(0)).unwrap()
+    };
+    let (directory, old) = version_1();
+    drop(Store::open(&old).unwrap());
+    assert_eq!(size(&old), 4096);
+    let new = directory.path().join("new.sqlite");
+    drop(Store::open(&new).unwrap());
+    assert_eq!(size(&new), 1024);
+}
+
 #[test]
 fn before_a_migration_a_copy_is_put_beside_it() {
     let (directory, path) = version_1();

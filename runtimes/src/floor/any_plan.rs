@@ -96,7 +96,7 @@ proptest! {
             let built = build_spec(*runtime, &plan);
             prop_assert_eq!(built.is_ok(), plan.validate().is_ok(), "{:?}", built.err());
             if let Ok(spec) = built {
-                prop_assert!(check(&spec, &plan, runtime.kernel()).is_ok());
+                prop_assert!(check(spec.clone(), &plan, runtime.kernel()).is_ok());
                 let user = spec.process().as_ref().unwrap().user();
                 prop_assert!(user.uid() != 0 && user.uid() == plan.user.uid);
             }

@@ -5,6 +5,7 @@
 //! field nobody thought of cannot widen a wall. Pure; called by
 //! [`crate::build_spec`] for every sandbox.
 
+mod filter;
 mod own_kernel;
 mod rest;
 mod walls;
@@ -97,16 +98,28 @@ impl fmt::Display for Breach {
 /// are: such a runtime may make the user namespace itself, with the plan's map; may bind the
 /// directory above the home onto itself; and may let `clone3` make namespaces, for they are
 /// that kernel's.
-pub fn check(candidate: &Spec, plan: &Plan, kernel: Kernel) -> Result<(), SpecError> {
-    let base = spec::base(plan)?;
+///
+/// Gives the spec back as it was, so that only one that was checked goes on.
+pub fn check(mut candidate: Spec, plan: &Plan, kernel: Kernel) -> Result<Spec, SpecError> {
+    let base = spec::base_without_filter(plan)?;
     let mut breaches = Vec::new();
-    let candidate = match kernel {
-        Kernel::Node => candidate.clone(),
-        Kernel::Own => own_kernel::as_if_shared(candidate, &base, plan),
+    let filter = candidate.linux_mut().as_mut().and_then(|linux| linux.seccomp_mut().take());
+    filter::check(filter.as_ref(), spec::seccomp::profile()?, kernel, &mut breaches);
+    // Everything else, which may not differ by a filter any more.
+    let shared = match kernel {
+        Kernel::Node => None,
+        Kernel::Own => Some(own_kernel::as_if_shared(&candidate, &base, plan)),
     };
-    walls::check(&candidate, &base, &mut breaches);
-    rest::check(&candidate, &base, &mut breaches);
-    if breaches.is_empty() { Ok(()) } else { Err(SpecError::Weaker { breaches }) }
+    let judged = shared.as_ref().unwrap_or(&candidate);
+    walls::check(judged, &base, &mut breaches);
+    rest::check(judged, &base, &mut breaches);
+    if !breaches.is_empty() {
+        return Err(SpecError::Weaker { breaches });
+    }
+    if let Some(linux) = candidate.linux_mut() {
+        linux.set_seccomp(filter);
+    }
+    Ok(candidate)
 }
 
 #[cfg(test)]

@@ -4,12 +4,12 @@
 use std::path::Path;
 
 use oci_spec::runtime::{
-    LinuxIdMapping, LinuxNamespaceType, LinuxSeccompAction, LinuxSyscall, Mount, Spec,
+    LinuxIdMapping, LinuxNamespaceType, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, Mount, Spec,
 };
 
 use crate::plan::{IdMap, Plan};
 
-/// The candidate as it would be on the node's kernel.
+/// The candidate, but for its filter, as it would be on the node's kernel.
 pub fn as_if_shared(candidate: &Spec, base: &Spec, plan: &Plan) -> Spec {
     let mut candidate = candidate.clone();
     let mut mounts = candidate.mounts().clone().unwrap_or_default();
@@ -37,17 +37,6 @@ pub fn as_if_shared(candidate: &Spec, base: &Spec, plan: &Plan) -> Spec {
         linux.set_uid_mappings(None).set_gid_mappings(None);
     }
 
-    let refused = base.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
-    let refused = refused.and_then(|seccomp| clone3(seccomp.syscalls().as_deref()?.iter()));
-    if let (Some(seccomp), Some(refused)) = (linux.seccomp_mut(), refused) {
-        let mut rules = seccomp.syscalls().clone().unwrap_or_default();
-        for rule in rules.iter_mut().filter(|rule| is_clone3(rule)) {
-            if rule.action() == LinuxSeccompAction::ScmpActAllow {
-                *rule = refused.clone();
-            }
-        }
-        seccomp.set_syscalls(Some(rules));
-    }
     candidate
 }
 
@@ -55,10 +44,20 @@ fn is_clone3(rule: &LinuxSyscall) -> bool {
     rule.names().iter().map(String::as_str).eq(["clone3"])
 }
 
-fn clone3<'rule>(
-    mut rules: impl Iterator<Item = &'rule LinuxSyscall>,
-) -> Option<&'rule LinuxSyscall> {
-    rules.find(|rule| is_clone3(rule))
+/// The rules as they would be on the node's kernel: where `clone3` is let through, the base's
+/// own answer to it stands in its place.
+pub fn rules_as_if_shared<'rule>(
+    candidate: &'rule LinuxSeccomp,
+    base: &[&'rule LinuxSyscall],
+) -> Vec<&'rule LinuxSyscall> {
+    let refused = base.iter().copied().find(|rule| is_clone3(rule));
+    let shared = |rule: &'rule LinuxSyscall| match refused {
+        Some(refused) if is_clone3(rule) && rule.action() == LinuxSeccompAction::ScmpActAllow => {
+            refused
+        }
+        _ => rule,
+    };
+    candidate.syscalls().iter().flatten().map(shared).collect()
 }
 
 /// A directory of the root file system bound onto itself, right above the home: it shows what

@@ -74,6 +74,9 @@ fn linux(candidate: &Linux, base: &Linux, differs: &mut impl FnMut(Wall, &str, b
 
 /// Whether the two are one after all that may be stricter is set to the base's.
 fn is_equal_otherwise(candidate: &Spec, base: &Spec) -> bool {
+    if candidate == base {
+        return true;
+    }
     let mut candidate = candidate.clone();
     candidate.set_mounts(base.mounts().clone());
     if let (Some(process), Some(base)) = (candidate.process_mut(), base.process()) {
@@ -83,7 +86,6 @@ fn is_equal_otherwise(candidate: &Spec, base: &Spec) -> bool {
     if let (Some(linux), Some(base)) = (candidate.linux_mut(), base.linux()) {
         linux.set_masked_paths(base.masked_paths().clone());
         linux.set_readonly_paths(base.readonly_paths().clone());
-        linux.set_seccomp(base.seccomp().clone());
         if let (Some(resources), Some(base)) = (linux.resources_mut(), base.resources()) {
             resources.set_devices(base.devices().clone());
             resources.set_pids(*base.pids());

@@ -1,11 +1,10 @@
 //! The walls that may be made higher: each is compared with the base in its own
-//! way. An absent value is always weaker than one that is there.
+//! way. An absent value is always weaker than one that is there. The filter of
+//! system calls is in [`super::filter`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use oci_spec::runtime::{
-    Linux, LinuxResources, LinuxSeccomp, LinuxSeccompAction, LinuxSyscall, Mount, Process, Spec,
-};
+use oci_spec::runtime::{Linux, LinuxResources, Mount, Process, Spec};
 
 use super::{Breach, Wall};
 
@@ -68,10 +67,6 @@ fn linux(candidate: &Linux, base: &Linux, breaches: &mut Breaches) {
             breach(breaches, Wall::ReadonlyPaths, format!("`{path}` is absent"));
         }
     }
-    match (candidate.seccomp(), base.seccomp()) {
-        (Some(candidate), Some(base)) => seccomp(candidate, base, breaches),
-        _ => breach(breaches, Wall::Seccomp, "no filter"),
-    }
     match (candidate.resources(), base.resources()) {
         (Some(candidate), Some(base)) => resources(candidate, base, breaches),
         _ => breach(breaches, Wall::Memory, "no limits at all"),
@@ -115,69 +110,6 @@ fn mounts(candidate: &[Mount], base: &[Mount], breaches: &mut Breaches) {
             }
         }
     }
-}
-
-fn seccomp(candidate: &LinuxSeccomp, base: &LinuxSeccomp, breaches: &mut Breaches) {
-    let mut wall = |detail: String| breach(breaches, Wall::Seccomp, detail);
-    let default = candidate.default_action();
-    if default != base.default_action() && !kills(default) {
-        wall(format!("the default action is {default}"));
-    }
-    if candidate.default_errno_ret() != base.default_errno_ret() {
-        wall("another default error".to_owned());
-    }
-    if candidate.architectures() != base.architectures() {
-        wall("another ABI".to_owned());
-    }
-    if candidate.flags() != base.flags() {
-        wall("other flags".to_owned());
-    }
-    if candidate.listener_path().is_some() || candidate.listener_metadata().is_some() {
-        wall("somebody listens".to_owned());
-    }
-
-    let allowed = by_name(base);
-    for (name, rules) in by_name(candidate) {
-        let known = allowed.get(name).map(Vec::as_slice).unwrap_or_default();
-        for rule in &rules {
-            let refuses = refuses(rule.action());
-            let is_known = known.iter().any(|other| same_effect(rule, other));
-            if !refuses && !is_known {
-                wall(format!("`{name}` is wider"));
-            }
-        }
-        // Refusing instead of allowing is stricter; but a call the base answers in its own way
-        // (clone3 with ENOSYS) must not lose that answer by a second rule.
-        let mixed = rules.iter().any(|rule| refuses(rule.action()))
-            && rules.iter().any(|rule| !refuses(rule.action()));
-        if mixed {
-            wall(format!("`{name}` is both allowed and refused"));
-        }
-    }
-}
-
-fn by_name(seccomp: &LinuxSeccomp) -> BTreeMap<&str, Vec<&LinuxSyscall>> {
-    let mut all: BTreeMap<&str, Vec<&LinuxSyscall>> = BTreeMap::new();
-    for rule in list(seccomp.syscalls().as_ref()) {
-        for name in rule.names() {
-            all.entry(name).or_default().push(rule);
-        }
-    }
-    all
-}
-
-fn same_effect(one: &LinuxSyscall, other: &LinuxSyscall) -> bool {
-    (one.action(), one.errno_ret(), list(one.args().as_ref()))
-        == (other.action(), other.errno_ret(), list(other.args().as_ref()))
-}
-
-fn kills(action: LinuxSeccompAction) -> bool {
-    use LinuxSeccompAction::{ScmpActKill, ScmpActKillProcess, ScmpActKillThread};
-    matches!(action, ScmpActKill | ScmpActKillProcess | ScmpActKillThread)
-}
-
-fn refuses(action: LinuxSeccompAction) -> bool {
-    kills(action) || action == LinuxSeccompAction::ScmpActErrno
 }
 
 fn resources(candidate: &LinuxResources, base: &LinuxResources, breaches: &mut Breaches) {

@@ -51,6 +51,16 @@ fn list(breaches: &[Breach]) -> String {
 
 /// The hardened base.
 pub fn base(plan: &Plan) -> Result<Spec, SpecError> {
+    let mut spec = base_without_filter(plan)?;
+    if let Some(linux) = spec.linux_mut() {
+        linux.set_seccomp(Some(seccomp::profile()?.clone()));
+    }
+    Ok(spec)
+}
+
+/// The base but for its filter of system calls: that is the same for every sandbox, and by far
+/// the largest part. No sandbox may be made of it.
+pub(crate) fn base_without_filter(plan: &Plan) -> Result<Spec, SpecError> {
     plan.validate().map_err(|source| SpecError::InvalidPlan { id: plan.id.to_string(), source })?;
     let mut spec = SpecBuilder::default()
         .version(OCI_VERSION)
@@ -77,7 +87,6 @@ fn linux(plan: &Plan) -> Result<Linux, SpecError> {
         .rootfs_propagation("private")
         .masked_paths(masks::masked())
         .readonly_paths(masks::readonly())
-        .seccomp(seccomp::profile()?)
         .build()?)
 }
 

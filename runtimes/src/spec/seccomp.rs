@@ -66,13 +66,13 @@ const ARCHITECTURE: Arch = Arch::ScmpArchX86_64;
 const ARCHITECTURE: Arch = Arch::ScmpArchAarch64;
 
 /// The filter for the machines of this build, made once.
-pub fn profile() -> Result<LinuxSeccomp, SpecError> {
+pub fn profile() -> Result<&'static LinuxSeccomp, SpecError> {
     static PROFILE: OnceLock<LinuxSeccomp> = OnceLock::new();
     if let Some(profile) = PROFILE.get() {
-        return Ok(profile.clone());
+        return Ok(profile);
     }
     let made = profile_for(ARCHITECTURE)?;
-    Ok(PROFILE.get_or_init(|| made).clone())
+    Ok(PROFILE.get_or_init(|| made))
 }
 
 /// The filter for one ABI.
