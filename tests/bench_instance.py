@@ -2,6 +2,7 @@
 up on this machine, and taken away afterwards. Measures nothing itself.
 """
 
+import argparse
 import contextlib
 import json
 import os
@@ -57,16 +58,52 @@ PATH = "/opt/jupyter/bin:/usr/local/bin:/usr/bin:/bin"
 LANG = "C.UTF-8"
 """
 
+# As fast as it goes: what is measured is a start that finds one.
+POOL = '[pool]\nmemory = "64GiB"\ncpu = 1000.0\n'
+
+
+def options(description: str | None) -> argparse.Namespace:
+    """Of all parts of `make bench-start`, so that each takes what is given to the whole."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=10, help="starts of each kind, one after the other")
+    parser.add_argument("--soak", type=int, metavar="STARTS", help="start so often, and watch for growth")
+    parser.add_argument(
+        "--storms", type=int, nargs="*", default=[20, 50], help="starts at once, through a hub"
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a runtime, or DockerSpawner; again for more",
+    )
+    return parser.parse_args()
+
+
+def waiting(runtime: str, slots: int) -> str:
+    """The same profile with sandboxes of this runtime that wait, where the launcher can have any."""
+    profile = TEXT[TEXT.index("[profiles.standard]") :].replace(
+        "profiles.standard", f"profiles.waiting-{runtime}"
+    )
+    bounds = f"pool = {{{{ minimum = {slots}, maximum = {slots} }}}}\n"
+    return profile.replace("[{names}]", f'["{runtime}"]').replace("egress =", f"{bounds}egress =")
+
 
 @contextlib.contextmanager
-def running(image: str = "singleuser") -> Iterator[subprocess.Popen[bytes]]:
-    """The launcher's process, with the image imported."""
+def running(
+    image: str = "singleuser", slots: dict[str, int] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """The launcher's process, with the image imported. So many sandboxes wait under each of
+    these runtimes that can."""
     reference = f"localhost/adrastea/{image}:1"
     if os.geteuid() != 0:
         sys.exit("must be run by root")
     RUN.mkdir(mode=0o711)
+    text = TEXT
+    if slots:
+        text += "".join(waiting(runtime, count) for runtime, count in slots.items()) + POOL
     CONFIG.write_text(
-        TEXT.format(
+        text.format(
             instance=INSTANCE,
             init=INIT,
             tools=TOOLS,

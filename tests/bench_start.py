@@ -5,7 +5,6 @@ Measures; never judges: no figure here fails anything. Prints a table and writes
 target/bench/start.json.
 """
 
-import argparse
 import json
 import os
 import statistics
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import grpc
 from adrastea._proto import launcher_pb2 as wire
-from bench_instance import INSTANCE, ROOT, RUN, RUNTIMES, STATE, running
+from bench_instance import INSTANCE, ROOT, RUN, RUNTIMES, STATE, options, running
 
 RUNC = RUNTIMES["runc"]
 # The engine's: containerd, its shim and the runtime. Everything else is ours.
@@ -163,10 +162,7 @@ def soak(launcher: int, rounds: int) -> None:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--rounds", type=int, default=10)
-    arguments.add_argument("--soak", type=int, metavar="STARTS", help="start so often, and watch for growth")
-    chosen = arguments.parse_args()
+    chosen = options(__doc__)
     rounds = chosen.rounds
     with running() as launcher:
         if chosen.soak:

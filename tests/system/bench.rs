@@ -32,6 +32,17 @@ users = ["*"]
         column::runtime()
     );
     let options = Options { append: failing, ..Options::default() };
+    let waiting = Options {
+        pool: Some("{ minimum = 3, maximum = 3 }".into()),
+        append: "[pool]\ncpu = 100.0\n".into(),
+        ..Options::default()
+    };
+    suite.own("bench::a_warm_start_is_one_that_found_a_sandbox", waiting, |instance| async move {
+        warm_starts_are_told_apart(&instance).await?;
+        let drained = instance.cli(&["pool", "drain"])?;
+        ensure!(drained.code == 0, "{drained:?}");
+        instance.nothing_left(ENDING)
+    });
     suite.own(
         "bench::measures_counts_failures_and_leaves_nothing",
         options,
@@ -51,7 +62,7 @@ async fn a_report_has_its_numbers(instance: &Instance) -> anyhow::Result<()> {
     let ended = instance.cli(&[&words[..], &["--profile", "standard"]].concat())?;
     ensure!(ended.code == 0, "{ended:?}");
     let report = read(&folder)?;
-    ensure!(report["schema"] == "adrastea.bench/1" && report["profile"]["name"] == "standard");
+    ensure!(report["schema"] == "adrastea.bench/2" && report["profile"]["name"] == "standard");
     ensure!(report["machine"]["processor"] != "unknown", "{}", report["machine"]);
     ensure!(report["machine"]["containerd"] != "unknown", "{}", report["machine"]);
     let runtimes = report["runtimes"].as_array().context("no runtimes")?;
@@ -69,7 +80,7 @@ async fn a_report_has_its_numbers(instance: &Instance) -> anyhow::Result<()> {
         let step = steps.iter().find(|step| step["step"] == wanted);
         spread(&step.with_context(|| format!("no step `{wanted}`: {cold}"))?["ms"], 2)?;
     }
-    let storms = runtime["storms"].as_array().context("no storms")?;
+    let storms = runtime["storms"]["cold"].as_array().context("no storms")?;
     ensure!(storms.len() == 2, "{storms:?}");
     for (storm, size) in storms.iter().zip([1, 3]) {
         ensure!(storm["at_once"] == size && storm["failures"]["count"] == 0, "{storm}");
@@ -117,6 +128,49 @@ async fn what_it_costs_is_offered(instance: &Instance) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A profile with a pool is measured both ways; what waits is taken by warm starts alone.
+async fn warm_starts_are_told_apart(instance: &Instance) -> anyhow::Result<()> {
+    let folder = instance.scratch().join("warm");
+    let output = folder.display().to_string();
+    let words = ["bench", "--output", &output, "--rounds", "2", "--storms", "3,4", "--inside", "0"];
+    let ended = instance.cli(&[&words[..], &["--profile", "waiting"]].concat())?;
+    ensure!(ended.code == 0, "{ended:?}");
+    let report = read(&folder)?;
+    let left_out = report["left_out"].to_string();
+    let runtime = &report["runtimes"][0];
+    let pool = instance.pool("waiting", 3).await;
+    let (warm, cold) = (&runtime["starts"]["warm"], &runtime["starts"]["cold"]);
+    let Ok(pool) = pool else {
+        // The launcher's own words.
+        ensure!(warm.is_null() && left_out.contains("warm starts"), "{report}");
+        return Ok(());
+    };
+    for starts in [warm, cold] {
+        ensure!(!starts.is_null(), "{left_out}");
+        ensure!(starts["failures"]["count"] == 0 && starts["misses"] == 0, "{starts}");
+        spread(&starts["total_ms"], 2)?;
+    }
+    let names = |starts: &Value| starts["steps"].to_string();
+    ensure!(names(warm).contains("\"claim\"") && !names(warm).contains("engine-create"), "{warm}");
+    ensure!(names(cold).contains("engine-create"), "{cold}");
+    let storms = runtime["storms"]["warm"].as_array().context("no storms")?;
+    ensure!(storms.len() == 1 && storms[0]["at_once"] == 3, "{storms:?}");
+    ensure!(storms[0]["misses"] == 0 && storms[0]["failures"]["count"] == 0, "{storms:?}");
+    spread(&storms[0]["start_ms"], 3)?;
+    ensure!(left_out.contains("4 at once, warm") && left_out.contains("3 wait"), "{left_out}");
+    // One start before those that count, two that count, three at once; every other one was cold.
+    ensure!((pool.hits, pool.failures) == (6, 0), "{pool:?}");
+    let request = OffersRequest { user: "somebody".into() };
+    let offers = instance.launcher().await?.offers(request).await?.into_inner().offers;
+    let hints = |profile: &str| {
+        let offer = offers.iter().find(|offer| offer.profile == profile);
+        offer.map(|offer| offer.runtime_hints[&column::runtime()].clone())
+    };
+    ensure!(hints("waiting").is_some_and(|hint| hint.contains("when one waits")), "{offers:?}");
+    ensure!(hints("standard").is_some_and(|hint| !hint.contains("waits")), "{offers:?}");
+    nothing_lives(instance).await
+}
+
 async fn failures_are_counted(instance: &Instance) -> anyhow::Result<()> {
     let folder = instance.scratch().join("failing");
     let output = folder.display().to_string();
@@ -129,7 +183,7 @@ async fn failures_are_counted(instance: &Instance) -> anyhow::Result<()> {
     ensure!(cold["failures"]["count"] == 2 && cold["total_ms"].is_null(), "{cold}");
     let reason = cold["failures"]["reasons"][0].as_str().unwrap_or_default();
     ensure!(reason.contains("ended before it answered"), "{cold}");
-    let storm = &runtime["storms"][0];
+    let storm = &runtime["storms"]["cold"][0];
     ensure!(storm["failures"]["count"] == 2 && storm["total_ms"].is_null(), "{storm}");
     ensure!(runtime["memory"].is_null(), "{runtime}");
     nothing_lives(instance).await

@@ -256,6 +256,8 @@ impl launcher_server::Launcher for LauncherService {
             .into_iter()
             .map(|(name, profile)| {
                 let limits = &profile.limits;
+                let waits = profile.pool.is_some_and(|pool| pool.maximum > 0);
+                let waiting = profile.runtimes.first().filter(|_| waits).map(String::as_str);
                 let runtimes: Vec<_> =
                     policy::runtimes(&config, profile, user).into_iter().cloned().collect();
                 v1::Offer {
@@ -271,7 +273,7 @@ impl launcher_server::Launcher for LauncherService {
                     memory_ceiling_bytes: limits.memory_ceiling.unwrap_or(limits.memory).bytes(),
                     cpu_default_millis: limits.cpu.millis(),
                     cpu_ceiling_millis: limits.cpu_ceiling.unwrap_or(limits.cpu).millis(),
-                    runtime_hints: hints::of(&report, &runtimes).into_iter().collect(),
+                    runtime_hints: hints::of(&report, &runtimes, waiting).into_iter().collect(),
                     runtime_limitations: runtimes
                         .iter()
                         .filter_map(|name| {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    report::{Failures, Report, RuntimeReport, Storm},
+    report::{Failures, Report, RuntimeReport, Starts, Storm},
     statistics::Spread,
 };
 
@@ -120,58 +120,67 @@ fn starts(report: &Report) -> String {
                 number(total.map(|total| total.p99)),
                 p50(starts.stop_ms.as_ref()),
                 number(starts.stop_ms.as_ref().map(|stop| stop.p99)),
+                starts.misses.to_string(),
                 failed(&starts.failures),
             ]);
         }
     }
-    let head = ["start, ms", "count", "p50", "p95", "p99", "stop p50", "stop p99", "failed"];
+    let head =
+        ["start, ms", "count", "p50", "p95", "p99", "stop p50", "stop p99", "missed", "failed"];
     table(&head, &rows)
 }
 
 fn steps(report: &Report) -> String {
-    let cold = |runtime: &RuntimeReport| -> Vec<(String, f64)> {
-        let starts = runtime.starts.get("cold");
-        let steps = starts.into_iter().flat_map(|starts| &starts.steps);
-        steps.map(|step| (step.step.clone(), step.ms.p50)).collect()
-    };
-    let mut names: Vec<String> = Vec::new();
-    for (step, _) in report.runtimes.iter().flat_map(cold) {
-        if !names.contains(&step) {
-            names.push(step);
+    let columns: Vec<(String, &Starts)> = report
+        .runtimes
+        .iter()
+        .flat_map(|runtime| {
+            let of = |(kind, starts)| (format!("{}, {kind}", runtime.runtime), starts);
+            runtime.starts.iter().map(of)
+        })
+        .collect();
+    let mut names: Vec<&str> = Vec::new();
+    for step in columns.iter().flat_map(|(_, starts)| &starts.steps) {
+        if !names.contains(&step.step.as_str()) {
+            names.push(&step.step);
         }
     }
     if names.is_empty() {
         return String::new();
     }
     let mut head = vec!["step, median, ms"];
-    head.extend(report.runtimes.iter().map(|runtime| runtime.runtime.as_str()));
-    let row = |name: &String| {
-        let of = |runtime: &RuntimeReport| {
-            number(cold(runtime).into_iter().find(|(step, _)| step == name).map(|(_, ms)| ms))
+    head.extend(columns.iter().map(|(title, _)| title.as_str()));
+    let row = |name: &&str| {
+        let of = |(_, starts): &(String, &Starts)| {
+            number(starts.steps.iter().find(|step| step.step == *name).map(|step| step.ms.p50))
         };
-        std::iter::once(name.clone()).chain(report.runtimes.iter().map(of)).collect()
+        std::iter::once((*name).to_owned()).chain(columns.iter().map(of)).collect()
     };
     format!("\n{}", table(&head, &names.iter().map(row).collect::<Vec<_>>()))
 }
 
 fn storms(report: &Report) -> String {
-    let row = |runtime: &RuntimeReport, storm: &Storm| {
+    let row = |title: String, storm: &Storm| {
         let start = storm.start_ms.as_ref();
         vec![
-            format!("{}, {}", runtime.runtime, storm.at_once),
+            format!("{title}, {}", storm.at_once),
             number(storm.total_ms),
             p50(start),
             number(start.map(|start| start.p99)),
             storm.longest_queue.to_string(),
+            storm.misses.to_string(),
             failed(&storm.failures),
         ]
     };
-    let rows: Vec<_> = report
-        .runtimes
-        .iter()
-        .flat_map(|runtime| runtime.storms.iter().map(move |storm| row(runtime, storm)))
-        .collect();
-    let head = ["starts at once", "all, ms", "p50, ms", "p99, ms", "longest queue", "failed"];
+    let mut rows = Vec::new();
+    for runtime in &report.runtimes {
+        for (kind, storms) in &runtime.storms {
+            let title = || format!("{}, {kind}", runtime.runtime);
+            rows.extend(storms.iter().map(|storm| row(title(), storm)));
+        }
+    }
+    let head =
+        ["starts at once", "all, ms", "p50, ms", "p99, ms", "longest queue", "missed", "failed"];
     table(&head, &rows)
 }
 

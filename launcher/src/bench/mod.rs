@@ -57,31 +57,55 @@ mod tests {
         }
     }
 
+    /// Of which one missed what waited.
+    fn warm() -> Starts {
+        Starts {
+            total_ms: Spread::of(&[25.0]),
+            steps: vec![Step { step: "claim".into(), ms: Spread::of(&[9.0]).unwrap() }],
+            stop_ms: Spread::of(&[20.0]),
+            misses: 1,
+            failures: Failures::default(),
+        }
+    }
+
     fn fast() -> RuntimeReport {
         let storm = Storm {
             at_once: 5,
             total_ms: Some(900.0),
             start_ms: Spread::of(&[400.0, 900.0]),
             longest_queue: 3,
+            misses: 0,
             failures: Failures { count: 3, reasons: vec!["no room | at all".into()] },
+        };
+        let missed = Storm {
+            at_once: 5,
+            total_ms: None,
+            start_ms: Spread::of(&[30.0]),
+            longest_queue: 0,
+            misses: 4,
+            failures: Failures::default(),
         };
         RuntimeReport {
             runtime: "fast".into(),
             version: "fast 1".into(),
-            starts: [(
-                "cold",
-                Starts {
-                    total_ms: Spread::of(&[100.0, 110.0]),
-                    steps: vec![
-                        Step { step: "check".into(), ms: Spread::of(&[1.0]).unwrap() },
-                        Step { step: "server".into(), ms: Spread::of(&[90.0]).unwrap() },
-                    ],
-                    stop_ms: Spread::of(&[20.0]),
-                    failures: Failures::default(),
-                },
-            )]
+            starts: [
+                (
+                    "cold",
+                    Starts {
+                        total_ms: Spread::of(&[100.0, 110.0]),
+                        steps: vec![
+                            Step { step: "check".into(), ms: Spread::of(&[1.0]).unwrap() },
+                            Step { step: "server".into(), ms: Spread::of(&[90.0]).unwrap() },
+                        ],
+                        stop_ms: Spread::of(&[20.0]),
+                        misses: 0,
+                        failures: Failures::default(),
+                    },
+                ),
+                (report::WARM, warm()),
+            ]
             .into(),
-            storms: vec![storm],
+            storms: [(report::COLD, vec![storm]), (report::WARM, vec![missed])].into(),
             memory: Some(Memory {
                 points: vec![MemoryPoint { users: 5, sandboxes_mib: 50.0, shims_mib: 10.0 }],
                 per_user_mib: Some(12.0),
@@ -115,11 +139,12 @@ mod tests {
                     total_ms: None,
                     steps: Vec::new(),
                     stop_ms: None,
+                    misses: 0,
                     failures: Failures { count: 6, reasons: vec!["it is not installed".into()] },
                 },
             )]
             .into(),
-            storms: Vec::new(),
+            storms: std::collections::BTreeMap::new(),
             memory: None,
             inside: vec![measurement("calls", Better::Higher, Some(50.0))],
         }
@@ -152,11 +177,18 @@ mod tests {
             assert!(fs::read(folder.path().join(format!("{name}.png"))).unwrap().len() > 1000);
         }
         assert!(read("storm.svg").contains("900 ms, 3 failed"));
+        assert!(
+            !read("storm.svg").contains("warm"),
+            "a storm that missed is drawn as if it had not"
+        );
+        let start = read("start.svg");
+        assert!(start.contains("fast, warm") && start.contains("25 ms (p95 25)"), "{start}");
         // A quarter of the calls: the bar is a quarter as long.
         assert!(read("inside.svg").contains("calls, broken"));
         let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
         assert!(json["runtimes"][1]["starts"]["cold"]["total_ms"].is_null());
-        assert_eq!(json["runtimes"][0]["storms"][0]["failures"]["count"], 3);
+        assert_eq!(json["runtimes"][0]["storms"]["cold"][0]["failures"]["count"], 3);
+        assert_eq!(json["runtimes"][0]["starts"]["warm"]["misses"], 1);
     }
 
     #[test]

@@ -3,8 +3,8 @@
 
 use super::{
     canvas::{CHARACTER, Color, Drawing, FAINT, GRID, INK},
-    report::{Better, Measurement, Report, RuntimeReport},
-    statistics::rounded,
+    report::{Better, Measurement, Report, RuntimeReport, Starts},
+    statistics::{Spread, rounded},
 };
 
 const WIDTH: usize = 900;
@@ -51,16 +51,16 @@ pub fn all(report: &Report) -> Vec<(&'static str, Drawing)> {
 
 /// Steps below a fiftieth of the longest start would be slivers: they are one part.
 fn starts(report: &Report) -> Chart {
-    let cold = |runtime: &RuntimeReport| {
-        let starts = runtime.starts.get("cold")?;
-        Some((
-            starts.total_ms.clone()?,
-            starts.steps.iter().map(|it| (it.step.clone(), it.ms.p50)).collect::<Vec<_>>(),
-        ))
+    let of = |runtime: &RuntimeReport| {
+        let measured = |(kind, starts): (&&str, &Starts)| {
+            Some((format!("{}, {kind}", runtime.runtime), starts.total_ms.clone()?, steps(starts)))
+        };
+        runtime.starts.iter().filter_map(measured).collect::<Vec<_>>()
     };
-    let longest = report.runtimes.iter().filter_map(cold).map(|it| it.0.p50).fold(0.0, f64::max);
+    let measured: Vec<_> = report.runtimes.iter().flat_map(of).collect();
+    let longest = measured.iter().map(|(_, total, _)| total.p50).fold(0.0, f64::max);
     let mut legend: Vec<String> = Vec::new();
-    for (_, steps) in report.runtimes.iter().filter_map(cold) {
+    for (_, _, steps) in &measured {
         for (step, _) in steps.iter().filter(|(_, ms)| *ms > longest / 50.0) {
             if !legend.contains(step) && legend.len() < COLORS.len() - 1 {
                 legend.push(step.clone());
@@ -68,28 +68,34 @@ fn starts(report: &Report) -> Chart {
         }
     }
     legend.push("other steps".into());
-    let bar = |runtime: &RuntimeReport| {
-        let (total, steps) = cold(runtime)?;
+    let bar = |(label, total, steps): &(String, Spread, Vec<(String, f64)>)| {
         let mut parts: Vec<(usize, f64)> = (0..legend.len()).map(|place| (place, 0.0)).collect();
         for (step, ms) in steps {
-            let place = legend.iter().position(|name| *name == step).unwrap_or(legend.len() - 1);
+            let place = legend.iter().position(|name| name == step).unwrap_or(legend.len() - 1);
             parts[place].1 += ms;
         }
         let note = format!("{} ms (p95 {})", total.p50, total.p95);
-        Some(Bar { label: runtime.runtime.clone(), parts, note })
+        Bar { label: label.clone(), parts, note }
     };
     Chart {
-        title: "cold start until the server answers, median, ms".into(),
-        bars: report.runtimes.iter().filter_map(bar).collect(),
+        title: "a start until the server answers, median, ms; warm: a sandbox waited".into(),
+        bars: measured.iter().map(bar).collect(),
         legend,
     }
+}
+
+fn steps(starts: &Starts) -> Vec<(String, f64)> {
+    starts.steps.iter().map(|it| (it.step.clone(), it.ms.p50)).collect()
 }
 
 fn storms(report: &Report) -> Chart {
     let mut bars = Vec::new();
     for size in &report.plan.storms {
-        for (color, runtime) in report.runtimes.iter().enumerate() {
-            let storm = runtime.storms.iter().find(|storm| storm.at_once == *size);
+        let each = report.runtimes.iter().enumerate().flat_map(|(color, runtime)| {
+            runtime.storms.iter().map(move |(kind, storms)| (color, runtime, kind, storms))
+        });
+        for (color, runtime, kind, storms) in each {
+            let storm = storms.iter().find(|storm| storm.at_once == *size);
             let Some((storm, total)) = storm.and_then(|storm| Some((storm, storm.total_ms?)))
             else {
                 continue;
@@ -99,7 +105,7 @@ fn storms(report: &Report) -> Chart {
                 count => format!(", {count} failed"),
             };
             bars.push(Bar {
-                label: format!("{size} at once, {}", runtime.runtime),
+                label: format!("{size} at once, {}, {kind}", runtime.runtime),
                 parts: vec![(color, total)],
                 note: format!("{} ms{failed}", rounded(total)),
             });

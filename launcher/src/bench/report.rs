@@ -8,7 +8,12 @@ use serde::Serialize;
 
 use super::statistics::Spread;
 
-pub const SCHEMA: &str = "adrastea.bench/1";
+pub const SCHEMA: &str = "adrastea.bench/2";
+
+/// A start for which nothing was kept ready.
+pub const COLD: &str = "cold";
+/// One that took a sandbox which waited with its server loaded.
+pub const WARM: &str = "warm";
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -60,9 +65,9 @@ pub struct Plan {
 pub struct RuntimeReport {
     pub runtime: String,
     pub version: String,
-    /// By kind; `cold` is a start for which nothing was kept ready.
+    /// By kind: [`COLD`], and [`WARM`] where sandboxes wait.
     pub starts: BTreeMap<&'static str, Starts>,
-    pub storms: Vec<Storm>,
+    pub storms: BTreeMap<&'static str, Vec<Storm>>,
     pub memory: Option<Memory>,
     pub inside: Vec<Measurement>,
 }
@@ -74,6 +79,8 @@ pub struct Starts {
     /// As the launcher timed them, in their order.
     pub steps: Vec<Step>,
     pub stop_ms: Option<Spread>,
+    /// Starts that were to be of this kind and were not: their times are in no spread.
+    pub misses: usize,
     pub failures: Failures,
 }
 
@@ -103,11 +110,13 @@ impl Failures {
 #[derive(Debug, Serialize)]
 pub struct Storm {
     pub at_once: usize,
-    /// From the first call until the last server answers.
+    /// From the first call until the last server answers; absent if one was of another kind.
     pub total_ms: Option<f64>,
     pub start_ms: Option<Spread>,
     /// The worst place in the launcher's queue that was told to anybody.
     pub longest_queue: u32,
+    /// As with [`Starts::misses`].
+    pub misses: usize,
     pub failures: Failures,
 }
 
@@ -150,7 +159,8 @@ impl Report {
     pub fn failures(&self) -> usize {
         let of = |runtime: &RuntimeReport| {
             let starts: usize = runtime.starts.values().map(|starts| starts.failures.count).sum();
-            starts + runtime.storms.iter().map(|storm| storm.failures.count).sum::<usize>()
+            starts
+                + runtime.storms.values().flatten().map(|storm| storm.failures.count).sum::<usize>()
         };
         self.runtimes.iter().map(of).sum()
     }

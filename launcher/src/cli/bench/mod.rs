@@ -14,6 +14,7 @@ mod node;
 mod progress;
 mod starts;
 mod storms;
+mod waiting;
 
 use std::{
     path::{Path, PathBuf},
@@ -93,7 +94,7 @@ pub(super) struct Deadlines {
 impl Deadlines {
     fn new(quick: bool) -> Self {
         let after = |seconds| quick.then(|| Instant::now() + Duration::from_secs(seconds));
-        Self { starts: after(80), storms: after(170), inside: after(235) }
+        Self { starts: after(90), storms: after(185), inside: after(240) }
     }
 }
 
@@ -151,14 +152,23 @@ async fn measure(config: &Config, node: &Node, options: &Options) -> anyhow::Res
     let mut machine = machine::facts(config).await;
     let _hub = hub::StandIn::unless_there_is_one(node.hub).await?;
     let runtimes = &node.runtimes;
-    let steps = (plan.rounds + 1 + plan.storms.len() + plan.inside_rounds) * runtimes.len();
-    let progress = Progress::new(steps);
     let mut left_out = Vec::new();
+    let mut pools = Vec::new();
+    for runtime in runtimes {
+        let pool = waiting::of(node, config, runtime).await?;
+        pools
+            .push(pool.map_err(|why| left_out.push(format!("warm starts, {runtime}: {why}"))).ok());
+    }
+    let turns = starts::turns(&pools).len();
+    let steps = (plan.rounds + 1 + plan.storms.len()) * turns + plan.inside_rounds * runtimes.len();
+    let progress = Progress::new(steps);
 
-    let starts =
-        starts::measure(node, plan.rounds, deadlines.starts, &progress, &mut left_out).await?;
+    let (rounds, until) = (plan.rounds, deadlines.starts);
+    let starts = starts::measure(node, &pools, rounds, until, &progress, &mut left_out).await?;
+    let until = deadlines.storms;
     let storms =
-        storms::measure(config, node, &plan, deadlines.storms, &progress, &mut left_out).await?;
+        storms::measure(config, node, &pools, &plan, until, &progress, &mut left_out).await?;
+    waiting::settled(node, &pools).await?;
     let inside = inside::measure(node, &plan, deadlines.inside, &progress, &mut left_out).await?;
     progress.finish();
 
@@ -168,7 +178,7 @@ async fn measure(config: &Config, node: &Node, options: &Options) -> anyhow::Res
         RuntimeReport {
             runtime: runtime.clone(),
             version: machine::runtime_version(config, runtime),
-            starts: [("cold", starts)].into(),
+            starts,
             storms,
             memory,
             inside,

@@ -1,6 +1,7 @@
 //! The launcher as the benchmark sees it: start as a hub, run as root, stop.
 
 use std::{
+    collections::HashMap,
     net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
@@ -12,7 +13,11 @@ use adrastea_proto::v1::{
 use anyhow::{Context as _, bail};
 use tonic::transport::Channel;
 
-use super::{super::client, Options};
+use super::{
+    super::client,
+    Options,
+    waiting::{self, Pool},
+};
 use crate::{bench::report::ProfileFacts, config::Config, network::Subnet};
 
 /// The name the benchmark goes by as a hub; nobody else's servers are touched.
@@ -23,7 +28,9 @@ const PATIENCE: Duration = Duration::from_secs(900);
 pub struct Node {
     launcher: LauncherClient<Channel>,
     admin: AdminClient<Channel>,
-    offer: v1::Offer,
+    /// What is measured, and whatever else the benchmark's users may have.
+    pub offer: v1::Offer,
+    pub offers: Vec<v1::Offer>,
     prefix: String,
     pub runtimes: Vec<String>,
     /// Where a server looks for its hub.
@@ -56,7 +63,7 @@ impl Node {
             .offers;
         let wanted =
             |offer: &v1::Offer| options.profile.is_empty() || offer.profile == options.profile;
-        let offer = offers.into_iter().find(wanted).with_context(|| {
+        let offer = offers.iter().find(|offer| wanted(offer)).cloned().with_context(|| {
             let what = if options.profile.is_empty() { "no profile".to_owned() } else { format!("profile `{}` is not", options.profile) };
             format!("{what} offered to `{user}`; add the users `{}*` to a profile, or give --user-prefix", options.user_prefix)
         })?;
@@ -66,11 +73,16 @@ impl Node {
             launcher,
             admin: AdminClient::new(channel),
             offer,
+            offers,
             prefix: options.user_prefix.clone(),
             runtimes,
             hub: SocketAddr::new(subnet.gateway().into(), config.network.hub_port),
             server_port: config.network.server_port,
         })
+    }
+
+    pub fn admin(&self) -> AdminClient<Channel> {
+        self.admin.clone()
     }
 
     pub fn facts(&self) -> ProfileFacts {
@@ -87,7 +99,9 @@ impl Node {
         v1::ServerKey { hub: HUB.into(), user, server: String::new() }
     }
 
-    fn request(&self, runtime: &str, key: v1::ServerKey) -> v1::StartRequest {
+    /// A start under the measured profile is cold, whatever waits; under another one it may take
+    /// what waits there.
+    fn request(&self, runtime: &str, warm: Option<&Pool>, key: v1::ServerKey) -> v1::StartRequest {
         let prefix = format!("/user/{}/", key.user);
         let plain = [
             ("JUPYTERHUB_API_URL", format!("http://{}/hub/api", self.hub)),
@@ -103,14 +117,19 @@ impl Node {
             ("JUPYTERHUB_SERVICE_URL", format!("http://0.0.0.0:{}{prefix}", self.server_port)),
             ("JUPYTERHUB_USER", key.user.clone()),
         ];
+        let mut environment: HashMap<String, String> =
+            plain.map(|(name, value)| (name.to_owned(), value)).into();
+        if warm.is_none() {
+            environment.insert(waiting::COLD.into(), "1".into());
+        }
         // Nobody's: no hub knows it, and it opens nothing but this server.
         let token = uuid::Uuid::new_v4().simple().to_string();
         v1::StartRequest {
             request_id: uuid::Uuid::new_v4().to_string(),
             key: Some(key),
-            profile: self.offer.profile.clone(),
+            profile: warm.map_or(&self.offer.profile, |pool| &pool.profile).clone(),
             runtime: runtime.to_owned(),
-            environment: plain.map(|(name, value)| (name.to_owned(), value)).into(),
+            environment,
             secret_environment: [("JUPYTERHUB_API_TOKEN".to_owned(), token)].into(),
             ready_path: format!("{prefix}api"),
             ..v1::StartRequest::default()
@@ -121,9 +140,10 @@ impl Node {
     pub async fn start(
         &self,
         runtime: &str,
+        warm: Option<&Pool>,
         key: v1::ServerKey,
     ) -> anyhow::Result<Result<Started, String>> {
-        let request = self.request(runtime, key);
+        let request = self.request(runtime, warm, key);
         let since = Instant::now();
         let asked = async {
             let mut events = match self.launcher.clone().start(request).await {
@@ -189,8 +209,8 @@ impl Node {
         key: v1::ServerKey,
         command: Vec<String>,
     ) -> anyhow::Result<tonic::Streaming<v1::RunEvent>> {
-        let start = Some(self.request(runtime, key));
-        let events = self.admin.clone().run(v1::RunRequest { start, command }).await;
+        let start = Some(self.request(runtime, None, key));
+        let events = self.admin().run(v1::RunRequest { start, command }).await;
         Ok(events.map_err(|status| client::said(&status))?.into_inner())
     }
 }
