@@ -91,6 +91,7 @@ class Always(BaseHTTPRequestHandler):
         pass
 
 
+NULL_SPAWNER = "null spawner"
 NULL = """
 from jupyterhub.spawner import Spawner
 
@@ -117,7 +118,7 @@ def null(place: Place) -> list[Contender]:
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     place.stack.callback(server.shutdown)
-    return [Contender("null spawner", NULL.format(port=server.server_port))]
+    return [Contender(NULL_SPAWNER, NULL.format(port=server.server_port))]
 
 
 # The process is root's child and gives root up: so each of them can run in the image's files.

@@ -112,17 +112,28 @@ class Hub:
     def add(self, users: list[str]) -> None:
         self._ask("POST", "/hub/api/users", {"usernames": users})
 
-    def start(self, user: str, options: dict[str, str]) -> float:
-        """Milliseconds from the request until the server answers through the proxy."""
+    def spawn(self, user: str, options: dict[str, str]) -> float:
+        """Milliseconds from the request until the hub says that the server is up."""
         since = time.perf_counter()
         status, text = self._ask("POST", f"/hub/api/users/{user}/server", {"user_options": options})
         if status != 201:
             raise StartError(f"{status}: {text}"[:300])
+        return (time.perf_counter() - since) * 1000
+
+    def start(self, user: str, options: dict[str, str]) -> float:
+        """Milliseconds from the request until the server answers through the proxy."""
+        since = time.perf_counter()
+        self.spawn(user, options)
+        self.answers(user)
+        return (time.perf_counter() - since) * 1000
+
+    def answers(self, user: str) -> None:
+        """Returns when the server answers through the proxy."""
+        since = time.perf_counter()
         while (found := self._ask("GET", f"/user/{user}/api"))[0] != 200:
             if time.perf_counter() - since > LONGEST:
                 raise StartError(f"it does not answer: {found[0]}")
             time.sleep(0.05)
-        return (time.perf_counter() - since) * 1000
 
     def stop(self, user: str) -> float:
         """Milliseconds until the hub says that it is gone."""
