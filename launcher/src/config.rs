@@ -316,7 +316,7 @@ pub struct Profile {
     pub user_config: UserConfig,
     #[serde(default)]
     pub limits: ProfileLimits,
-    /// Sandboxes that wait for their user. Default: none.
+    /// Sandboxes that wait for their user. Default: `pool.each_profile`.
     pub pool: Option<ProfilePool>,
 }
 

@@ -72,6 +72,8 @@ digest = "{programs_digest}"
 [images.absent]
 reference = "localhost/adrastea/absent:1"
 digest = "sha256:{zeros}"
+[pool]
+each_profile = {{ maximum = 0 }}
 """
 
 # The first in the alphabet is the one a user gets who chooses nothing.

@@ -60,7 +60,7 @@ def pooled() -> Iterator[Launcher]:
         text += profile(f"test-cold-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         warm = profile(f"test-warm-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         text += warm.replace("environment_allowed", POOL)
-    launcher.config.write_text(text + '[pool]\nmemory = "2GiB"\ncpu = 4.0\n')
+    launcher.config.write_text(text.replace("[pool]\n", '[pool]\nmemory = "2GiB"\ncpu = 4.0\n'))
     launcher.start()
     try:
         launcher.import_image()

@@ -63,7 +63,7 @@ fn profile(node: &Node, config: &Config, runtime: &str) -> Option<String> {
     let limits = |offer: &v1::Offer| (offer.memory_default_bytes, offer.cpu_default_millis);
     let fits = |offer: &&v1::Offer| {
         config.profiles.get(&offer.profile).is_some_and(|profile| {
-            profile.pool.is_some_and(|pool| pool.maximum > 0)
+            config.slots(&offer.profile).is_some()
                 && profile.runtimes.first().is_some_and(|first| first == runtime)
                 && offer.runtimes.iter().any(|offered| offered == runtime)
                 && (&profile.image, &profile.command) == (&measured.image, &measured.command)

@@ -56,12 +56,7 @@ fn decide_slot(config: &Config, name: &str, key: ServerKey) -> Result<Decision, 
 /// What a profile's slots are for, or why it has none.
 pub fn wanted(launcher: &Launcher, name: &str) -> Result<Option<Wanted>, String> {
     let config = launcher.config();
-    let Some(pool) = config.profiles.get(name).and_then(|profile| profile.pool) else {
-        return Ok(None);
-    };
-    if pool.maximum == 0 {
-        return Ok(None);
-    }
+    let Some(pool) = config.slots(name) else { return Ok(None) };
     let key = ServerKey::slot("nobody");
     let decision = decide_slot(&config, name, key).map_err(|refusal| refusal.to_string())?;
     if decision.ignore_user_config {

@@ -250,7 +250,7 @@ impl Launcher {
         let names: BTreeSet<_> =
             names.into_iter().chain(inner.profiles.keys().map(String::as_str)).collect();
         let of_name = |name: &str| {
-            let bounds = config.profiles.get(name).and_then(|profile| profile.pool);
+            let bounds = config.slots(name);
             let of = inner.profiles.get(name);
             let slots = of.iter().flat_map(|of| &of.waiting).map(|slot| SlotState {
                 id: slot.entry.sandbox.id().to_string(),
@@ -274,12 +274,7 @@ impl Launcher {
 }
 
 fn with_pool(config: &Config) -> BTreeSet<&str> {
-    config
-        .profiles
-        .iter()
-        .filter(|(_, profile)| profile.pool.is_some())
-        .map(|(name, _)| name.as_str())
-        .collect()
+    config.profiles.keys().map(String::as_str).filter(|name| config.slots(name).is_some()).collect()
 }
 
 impl super::OfProfile {
