@@ -256,7 +256,7 @@ impl launcher_server::Launcher for LauncherService {
             .into_iter()
             .map(|(name, profile)| {
                 let limits = &profile.limits;
-                let waits = config.slots(&name).is_some();
+                let waits = config.slots(name).is_some();
                 let waiting = profile.runtimes.first().filter(|_| waits).map(String::as_str);
                 let runtimes: Vec<_> =
                     policy::runtimes(&config, profile, user).into_iter().cloned().collect();
