@@ -67,7 +67,8 @@ pub fn id_map(uids: &[Shown], gids: &[Shown]) -> Result<OwnedFd, HostError> {
     let place = Path::new("/proc/self/ns/user");
     let child = Child::spawn(libc::CLONE_NEWUSER).attempt("make a map of ids by", place)?;
     let text = |ids: &[Shown]| {
-        ids.iter().map(|id| format!("{} {} 1\n", id.on_disk, id.seen)).collect::<String>()
+        let lines = ids.iter().map(|id| format!("{} {} 1\n", id.on_disk, id.seen));
+        lines.collect::<Vec<_>>().concat()
     };
     child.write_map("uid_map", &text(uids))?;
     child.write_map("gid_map", &text(gids))?;
