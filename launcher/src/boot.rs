@@ -123,8 +123,9 @@ impl Node {
         let asked = config.clone();
         let runtimes = tokio::task::spawn_blocking(move || node_runtimes::all(&asked));
         let engine = connect(&config, managed.as_ref()).await;
-        let runtimes = runtimes.await?;
+        let mut runtimes = runtimes.await?;
         let engine = engine?;
+        node_runtimes::try_machines(&config, &engine, &mut runtimes).await?;
         failpoint::hit("boot", "engine");
         let cgroups = Hierarchy::detect();
         cgroups.make(&layout.cgroup_parent())?;

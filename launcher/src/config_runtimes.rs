@@ -3,9 +3,9 @@
 //! `NAME` is a driver's, or the operator's own for another program that a driver knows
 //! how to drive. Must never make a driver's name stand for another driver.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use adrastea_runtimes::{Runtime, all, by_name, version::Version};
+use adrastea_runtimes::{Kernel, MachineFiles, Runtime, all, by_name, version::Version};
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::config::Config;
@@ -22,6 +22,44 @@ pub struct RuntimeConfig {
     /// CVEs this node accepts in a runtime below the version floor, by name.
     #[serde(default)]
     pub accept_vulnerable: Vec<String>,
+    /// That it is wanted although its walls were never seen to hold on a machine of this project.
+    #[serde(default)]
+    pub experimental: bool,
+    /// What the machines of such a runtime are made of.
+    pub machine: Option<MachineConfig>,
+}
+
+/// The table `[runtimes.NAME.machine]`. The defaults are where Kata's own releases lie.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MachineConfig {
+    pub monitor: PathBuf,
+    pub file_server: PathBuf,
+    pub kernel: PathBuf,
+    pub image: PathBuf,
+}
+
+impl Default for MachineConfig {
+    fn default() -> Self {
+        Self {
+            monitor: format!("/opt/kata/bin/qemu-system-{}", std::env::consts::ARCH).into(),
+            file_server: "/opt/kata/libexec/virtiofsd".into(),
+            kernel: "/opt/kata/share/kata-containers/vmlinux.container".into(),
+            image: "/opt/kata/share/kata-containers/kata-containers.img".into(),
+        }
+    }
+}
+
+impl MachineConfig {
+    /// Each file by its key.
+    pub fn files(&self) -> [(&'static str, &Path); 4] {
+        [
+            ("monitor", &self.monitor),
+            ("file_server", &self.file_server),
+            ("kernel", &self.kernel),
+            ("image", &self.image),
+        ]
+    }
 }
 
 /// As a runtime prints it, `1.2.3`, or a day and a number as gVisor's releases have it.
@@ -51,8 +89,60 @@ impl Config {
 
     /// What contradicts itself in the tables of runtimes.
     pub(crate) fn runtime_problems(&self) -> Vec<String> {
-        self.runtimes.iter().filter_map(|(name, runtime)| problem(name, runtime)).collect()
+        let mut problems: Vec<_> =
+            self.runtimes.iter().filter_map(|(name, runtime)| problem(name, runtime)).collect();
+        for (name, runtime) in &self.runtimes {
+            let driver = self.driver(name);
+            problems.extend(driver.into_iter().flat_map(|driver| of_driver(name, runtime, driver)));
+        }
+        problems
     }
+}
+
+impl RuntimeConfig {
+    /// What the machines of that driver are made of; none for one that starts none.
+    pub fn machine_files(&self, driver: &dyn Runtime) -> Option<MachineFiles> {
+        (driver.kernel() == Kernel::Machine).then(|| {
+            let MachineConfig { monitor, file_server, kernel, image } =
+                self.machine.clone().unwrap_or_default();
+            MachineFiles { monitor, file_server, kernel, image }
+        })
+    }
+}
+
+/// What its driver has to say to the table.
+fn of_driver(name: &str, runtime: &RuntimeConfig, driver: &dyn Runtime) -> Vec<String> {
+    let mut problems = Vec::new();
+    match driver.unproved() {
+        Some(why) if !runtime.experimental => problems.push(format!(
+            "runtimes.{name} is experimental: {why}; with `experimental = true` it is offered all the same"
+        )),
+        None if runtime.experimental => problems.push(format!(
+            "runtimes.{name}.experimental is for runtimes whose walls were never seen to hold; `{}` is none",
+            driver.name()
+        )),
+        _ => {}
+    }
+    if driver.kernel() != Kernel::Machine {
+        if runtime.machine.is_some() {
+            problems
+                .push(format!("runtimes.{name}.machine: `{}` starts no machine", driver.name()));
+        }
+        return problems;
+    }
+    let machine = runtime.machine.clone().unwrap_or_default();
+    let all = machine.files().map(|(key, path)| (format!("machine.{key}"), path));
+    for (key, path) in all.into_iter().chain([("binary".to_owned(), runtime.binary.as_path())]) {
+        // Kata takes each for a pattern.
+        let plain = path.to_str().is_some_and(|text| !text.contains(['*', '?', '[', '\0']));
+        if !path.is_absolute() || !plain {
+            problems.push(format!(
+                "runtimes.{name}.{key} `{}` is not an absolute path without `*`, `?` and `[`",
+                path.display()
+            ));
+        }
+    }
+    problems
 }
 
 fn problem(name: &str, runtime: &RuntimeConfig) -> Option<String> {
@@ -139,6 +229,43 @@ mod tests {
             (
                 "[runtimes.youki]\nkind = \"runc\"\nbinary = \"/a\"\nversion_floor = \"new\"",
                 "`new` is no version",
+            ),
+        ] {
+            let error = with(table).unwrap_err();
+            assert!(error.contains(said), "{table}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_was_never_proved_is_had_by_a_word_of_its_own_alone() {
+        let shim = "binary = \"/opt/kata/bin/containerd-shim-kata-v2\"\n";
+        let table = |more: &str| with(&format!("[runtimes.kata]\n{shim}{more}"));
+        let error = table("").unwrap_err();
+        assert!(error.contains("with `experimental = true`"), "{error}");
+        assert!(table("experimental = false").is_err());
+        let config = table("experimental = true").unwrap();
+        let runtime = &config.runtimes["kata"];
+        let files = runtime.machine_files(config.driver("kata").unwrap()).unwrap();
+        assert_eq!(files.file_server, Path::new("/opt/kata/libexec/virtiofsd"));
+        assert_eq!(config.runtimes["runc"].machine_files(config.driver("runc").unwrap()), None);
+        let own = "experimental = true\n[runtimes.kata.machine]\nkernel = \"/boot/guest\"";
+        let files = &table(own).unwrap().runtimes["kata"].machine.clone().unwrap();
+        assert_eq!(files.kernel, Path::new("/boot/guest"));
+        assert_eq!(files.image, MachineConfig::default().image);
+        for (more, said) in [
+            ("machine = { kernel = \"guest\" }", "machine.kernel `guest` is not an absolute path"),
+            ("machine = { image = \"/a/*\" }", "machine.image `/a/*` is not"),
+            ("machine = { kernl = \"/guest\" }", "kernl"),
+        ] {
+            let error = table(&format!("experimental = true\n{more}")).unwrap_err();
+            assert!(error.contains(said), "{more}: {error}");
+        }
+        for (table, said) in [
+            ("[runtimes.y]\nkind = \"runc\"\nbinary = \"/a\"\nexperimental = true", "is none"),
+            ("[runtimes.y]\nkind = \"runc\"\nbinary = \"/a\"\nmachine = {}", "starts no machine"),
+            (
+                "[runtimes.y]\nkind = \"kata\"\nexperimental = true\nbinary = \"shim\"",
+                "runtimes.y.binary `shim` is not an absolute path",
             ),
         ] {
             let error = with(table).unwrap_err();

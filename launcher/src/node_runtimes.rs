@@ -6,11 +6,13 @@
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
+    sync::Arc,
     thread,
 };
 
 use adrastea_proto::v1::FailureReason;
-use adrastea_runtimes::{Runtime, RuntimeSettings};
+use adrastea_runtimes::{Kernel, Runtime, RuntimeSettings, engine::Engine};
+use tokio::{runtime::Handle, task::JoinError};
 
 use crate::{
     boot,
@@ -34,6 +36,15 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
         config.driver(name).ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
     let printed = commands::output(&runtime.binary, &["--version"])
         .map_err(|error| missing(chain(&error), "install it, or set its path under [runtimes]"))?;
+    if driver.kernel() == Kernel::Machine {
+        let machine = runtime.machine.clone().unwrap_or_default();
+        if let Some((key, path)) = machine.files().into_iter().find(|(_, path)| !path.is_file()) {
+            return Err(missing(
+                format!("runtime `{name}`: there is no file `{}`", path.display()),
+                &format!("install it, or set runtimes.{name}.machine.{key}"),
+            ));
+        }
+    }
     let checked = driver
         .version_floor()
         .admit(&printed, &runtime.accept_vulnerable, runtime.version_floor)
@@ -46,6 +57,7 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
         program: printed.split_whitespace().next().unwrap_or_default().to_owned(),
         root: boot::layout(config).runtime_root(name),
         version: checked.version,
+        machine: runtime.machine_files(driver),
     })
 }
 
@@ -58,12 +70,17 @@ pub fn tried(
     let Some(driver) = config.driver(name) else {
         return Err(missing(format!("there is no runtime `{name}`"), ""));
     };
+    if driver.kernel() == Kernel::Machine {
+        let unknown = || {
+            let reason = "a machine is started through the engine, when the launcher starts";
+            Answer::Unknown(reason.into())
+        };
+        let answer = self_test::remembered(config, name, &settings).unwrap_or_else(unknown);
+        return Ok((settings, answer));
+    }
     let program = |directory: &Path| callable(driver, &settings, directory);
     match self_test::ask(config, name, driver, &settings, &program) {
-        Answer::Cannot(reason) => Err(missing(
-            format!("runtime `{name}` starts no sandbox on this node: {reason}"),
-            "see what it lacks here; it is asked again when the launcher starts, and by `adrastea doctor`",
-        )),
+        Answer::Cannot(reason) => Err(starts_none(name, &reason)),
         answer => Ok((settings, answer)),
     }
 }
@@ -87,8 +104,55 @@ fn callable(
     wrapper::install(directory, &orders)
 }
 
+/// Has each runtime that starts machines start one, through the engine. None is offered that was
+/// not seen to, with every wall standing.
+pub async fn try_machines(
+    config: &Config,
+    engine: &Arc<dyn Engine>,
+    states: &mut BTreeMap<String, RuntimeState>,
+) -> Result<(), JoinError> {
+    for (name, state) in states.iter_mut() {
+        let Some(driver) = config.driver(name).filter(|it| it.kernel() == Kernel::Machine) else {
+            continue;
+        };
+        let Ok(settings) = state.clone() else { continue };
+        let (config, asked, engine) = (config.clone(), name.clone(), Arc::clone(engine));
+        let work = Handle::current();
+        let answer = tokio::task::spawn_blocking(move || {
+            self_test::ask_machine(&config, &asked, driver, &settings, engine.as_ref(), &work)
+        })
+        .await?;
+        if let Some(why) = driver.unproved() {
+            tracing::warn!(runtime = name, why, "an experimental runtime is switched on");
+        }
+        match answer {
+            Answer::Starts(took) => tracing::info!(
+                runtime = name,
+                milliseconds = took.map(|took| took.as_millis()),
+                "runtime starts a machine here, and every wall stands"
+            ),
+            Answer::Cannot(reason) | Answer::Unknown(reason) => {
+                tracing::error!(runtime = name, reason, "runtime starts no machine here");
+                *state = Err(starts_none(name, &reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn starts_none(name: &str, reason: &str) -> Failure {
+    missing(
+        format!("runtime `{name}` starts no sandbox on this node: {reason}"),
+        "see what it lacks here; it is asked again when the launcher starts, and by `adrastea doctor`",
+    )
+}
+
 fn state(config: &Config, name: &str, runtime: &RuntimeConfig) -> RuntimeState {
-    let (settings, answer) = tried(config, name, installed(config, name, runtime)?)?;
+    let settings = installed(config, name, runtime)?;
+    if config.driver(name).is_some_and(|driver| driver.kernel() == Kernel::Machine) {
+        return Ok(settings);
+    }
+    let (settings, answer) = tried(config, name, settings)?;
     match answer {
         Answer::Starts(Some(took)) => {
             tracing::info!(
@@ -126,6 +190,10 @@ pub fn all(config: &Config) -> BTreeMap<String, RuntimeState> {
     });
     for (name, state) in &states {
         match state {
+            Ok(settings) if settings.machine.is_some() => {
+                let binary = settings.binary.display();
+                tracing::info!(runtime = name, %binary, "runtime is installed; it is tried through the engine");
+            }
             Ok(settings) => {
                 tracing::info!(runtime = name, binary = %settings.binary.display(), "runtime is ready");
             }

@@ -1,7 +1,8 @@
 //! Whether a runtime can start a sandbox on this node: it is tried, with the real spec, walls,
 //! namespaces and init, but without network, home and anything of a user's. Installed is not
 //! enough: a kernel without user namespaces, a library that is missing or a forbidden system
-//! call show only then.
+//! call show only then. A runtime that the engine alone can call is tried through the engine
+//! ([`ask_machine`]), and there the whole proof has to hold.
 //!
 //! What was seen to work is remembered in the run directory, so that a boot of the node, and
 //! another program, ask again. Bounded in time; must leave nothing behind but that, and must
@@ -17,8 +18,11 @@ use std::{
 
 use adrastea_runtimes::{
     Runtime, RuntimeSettings, build_spec,
+    engine::Engine,
     plan::{IDS_PER_SANDBOX, IdMap, ImageUser, Limits, Plan, SandboxId},
 };
+
+use tokio::runtime::Handle;
 
 use crate::{
     config::Config,
@@ -27,11 +31,13 @@ use crate::{
         lock::InstanceLock, namespaces, tolerate_absence, trial,
     },
     image::{self, Skeleton},
-    launch::broken_filter,
+    launch::{MachineTrial, broken_filter},
 };
 
 /// As long as a start has until its init waits: what takes longer fails there, too.
 const DEADLINE: Duration = Duration::from_secs(30);
+/// The same for a machine, which boots a kernel of its own.
+const MACHINE_DEADLINE: Duration = Duration::from_secs(60);
 /// What ends the rest of one that is late.
 const FORCE: Duration = Duration::from_secs(5);
 const ID: &str = "selftest0000";
@@ -68,14 +74,38 @@ pub fn ask(
     let directories = [config.run_directory(), config.state_directory()];
     // `doctor` also looks where no launcher has ever run: what it has to make goes again.
     let made: Vec<_> = directories.iter().filter(|directory| !directory.exists()).collect();
-    let answer = Try::new(config, name)
-        .ask(driver, settings, callable)
+    let tried = Try::new(config, name);
+    let answer = tried
+        .ask(settings, |init| tried.start(driver, init, callable))
         .unwrap_or_else(|error| Answer::Unknown(chain(&error)));
     for directory in made {
         let _ = fs::remove_dir_all(directory.join(TRIES));
         let _ = fs::remove_dir(directory);
     }
     answer
+}
+
+/// The same for a runtime that starts machines: through the engine, so at the launcher's start
+/// alone. Blocks; `work` is on what the engine's calls run.
+pub fn ask_machine(
+    config: &Config,
+    name: &str,
+    driver: &dyn Runtime,
+    settings: &RuntimeSettings,
+    engine: &dyn Engine,
+    work: &Handle,
+) -> Answer {
+    let tried = Try::new(config, name);
+    tried
+        .ask(settings, |init| tried.start_machine(driver, settings, init, engine, work))
+        .unwrap_or_else(|error| Answer::Unknown(chain(&error)))
+}
+
+/// What is remembered of the same program.
+pub fn remembered(config: &Config, name: &str, settings: &RuntimeSettings) -> Option<Answer> {
+    let key = key(settings, &config.init_binary()).ok()?;
+    let text = fs::read_to_string(Try::new(config, name).passed()).ok()?;
+    (text == key).then_some(Answer::Starts(None))
 }
 
 /// One runtime's try, and where it takes place.
@@ -104,11 +134,15 @@ impl<'config> Try<'config> {
         }
     }
 
+    /// Where it stands that it was seen to work.
+    fn passed(&self) -> PathBuf {
+        self.memory.join(format!("{}.passed", self.name))
+    }
+
     fn ask(
         &self,
-        driver: &dyn Runtime,
         settings: &RuntimeSettings,
-        callable: Callable<'_>,
+        start: impl FnOnce(&Path) -> Result<Answer, HostError>,
     ) -> Result<Answer, HostError> {
         let init = self.config.init_binary();
         let key = key(settings, &init)?;
@@ -119,13 +153,13 @@ impl<'config> Try<'config> {
         // Who comes second asks for the same, and finds the answer.
         let lock = self.memory.join(format!("{}.lock", self.name));
         let _lock = InstanceLock::take(&lock, DEADLINE + FORCE * 3)?;
-        let remembered = self.memory.join(format!("{}.passed", self.name));
+        let remembered = self.passed();
         if fs::read_to_string(&remembered).is_ok_and(|text| text == key) {
             return Ok(Answer::Starts(None));
         }
         // Of one that was killed meanwhile.
         self.clear()?;
-        let answer = self.start(driver, &init, callable);
+        let answer = start(&init);
         self.clear()?;
         if matches!(answer, Ok(Answer::Starts(_))) {
             directories::write_atomically(&remembered, key.as_bytes(), 0o600)?;
@@ -141,27 +175,14 @@ impl<'config> Try<'config> {
         init: &Path,
         callable: Callable<'_>,
     ) -> Result<Answer, HostError> {
-        let tries = self.config.state_directory().join(TRIES);
-        for directory in [&tries, &self.bundle, &self.run] {
-            directories::make_root_directory(directory, 0o711, 0)?;
-        }
-        let resolv_conf = image::resolv_conf(&[]);
-        let skeleton = Skeleton { home: Path::new(HOME), resolv_conf: &resolv_conf, init };
-        let rootfs = skeleton.ensure(&self.bundle)?;
+        let plan = self.place(driver, init)?;
         let file = self.bundle.join("config.json");
-        let id: Result<SandboxId, _> = ID.parse().map_err(io::Error::other);
-        let plan = id.map(|id| self.plan(driver, rootfs, id)).attempt("plan", &file)?;
         build_spec(driver, &plan)
             .map_err(io::Error::other)
             .and_then(|spec| serde_json::to_vec(&spec).map_err(io::Error::other))
             .and_then(|text| fs::write(&file, text))
             .attempt("write", &file)?;
-        namespaces::create_pinned(
-            &plan.user_namespace,
-            &plan.network_namespace,
-            &plan.uid_map.to_proc_text(),
-            &plan.gid_map.to_proc_text(),
-        )?;
+        pin_namespaces(&plan)?;
         let program = callable(&self.run.join("program"))?;
         let since = Instant::now();
         let run = self.words(&["run".as_ref(), "--bundle".as_ref(), self.bundle.as_ref()]);
@@ -183,6 +204,42 @@ impl<'config> Try<'config> {
             let _ = trial::run(&program, &delete, FORCE, &|_| false);
         }
         Ok(Answer::Cannot(reason(&outcome)))
+    }
+
+    /// Makes the directories and the root file system, and says what is to be started there.
+    fn place(&self, driver: &dyn Runtime, init: &Path) -> Result<Plan, HostError> {
+        let tries = self.config.state_directory().join(TRIES);
+        for directory in [&tries, &self.bundle, &self.run] {
+            directories::make_root_directory(directory, 0o711, 0)?;
+        }
+        let resolv_conf = image::resolv_conf(&[]);
+        let skeleton = Skeleton { home: Path::new(HOME), resolv_conf: &resolv_conf, init };
+        let rootfs = skeleton.ensure(&self.bundle)?;
+        let id: Result<SandboxId, _> = ID.parse().map_err(io::Error::other);
+        id.map(|id| self.plan(driver, rootfs, id)).attempt("plan", &self.bundle)
+    }
+
+    fn start_machine(
+        &self,
+        driver: &dyn Runtime,
+        settings: &RuntimeSettings,
+        init: &Path,
+        engine: &dyn Engine,
+        work: &Handle,
+    ) -> Result<Answer, HostError> {
+        let plan = self.place(driver, init)?;
+        // An empty one, of nobody: what is bound before the start must be there.
+        directories::make_root_directory(&plan.bound_home(), 0o711, 0)?;
+        pin_namespaces(&plan)?;
+        let cgroups = Hierarchy::detect();
+        cgroups.make(&self.group)?;
+        let trial = MachineTrial { driver, settings, plan: &plan, place: &self.run, cgroups };
+        let since = Instant::now();
+        let outcome = work.block_on(trial.run(engine, MACHINE_DEADLINE));
+        Ok(match outcome {
+            Ok(()) => Answer::Starts(Some(since.elapsed())),
+            Err(reason) => Answer::Cannot(reason),
+        })
     }
 
     fn words(&self, command: &[&OsStr]) -> Vec<OsString> {
@@ -247,10 +304,21 @@ impl<'config> Try<'config> {
     }
 }
 
+fn pin_namespaces(plan: &Plan) -> Result<(), HostError> {
+    namespaces::create_pinned(
+        &plan.user_namespace,
+        &plan.network_namespace,
+        &plan.uid_map.to_proc_text(),
+        &plan.gid_map.to_proc_text(),
+    )
+}
+
 /// What must be the same for the answer to be the same.
 fn key(settings: &RuntimeSettings, init: &Path) -> Result<String, HostError> {
     let mut key = vec![format!("adrastea {} {}", env!("CARGO_PKG_VERSION"), settings.version)];
-    for path in [&settings.binary, init] {
+    let machine = settings.machine.iter();
+    let machine = machine.flat_map(|it| [&it.monitor, &it.file_server, &it.kernel, &it.image]);
+    for path in [settings.binary.as_path(), init].into_iter().chain(machine.map(PathBuf::as_path)) {
         let file = fs::metadata(path).attempt("look at", path)?;
         let changed = (file.mtime(), file.mtime_nsec());
         let (device, inode, length) = (file.dev(), file.ino(), file.len());

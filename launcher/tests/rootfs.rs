@@ -140,3 +140,56 @@ fn links_of_a_hostile_image_are_covered() {
         );
     });
 }
+
+#[test]
+fn what_is_mounted_in_a_directory_outlives_its_removal() {
+    apart(|directory| {
+        let (home, place) = (directory.join("homes/ana"), directory.join("run/left"));
+        fs::create_dir_all(&home).unwrap();
+        fs::write(home.join("work"), "kept").unwrap();
+        for name in ["rw/home", "ro"] {
+            fs::create_dir_all(place.join(name)).unwrap();
+        }
+        let bind = |from: &Path, to: &Path| {
+            mount(Some(from), to, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+                .unwrap();
+        };
+        // Mounted twice over one another, and once more through another path.
+        bind(&home, &place.join("rw/home"));
+        bind(&home, &place.join("rw/home"));
+        bind(&place.join("rw"), &place.join("ro"));
+        assert_eq!(fs::read_to_string(place.join("ro/home/work")).unwrap(), "kept");
+        mounts::remove_with_mounts(&place).unwrap();
+        assert!(!place.exists());
+        assert_eq!(fs::read_to_string(home.join("work")).unwrap(), "kept");
+        // Neither what is absent nor where a link leads is touched.
+        mounts::remove_with_mounts(&place).unwrap();
+        symlink(&home, &place).unwrap();
+        mounts::remove_with_mounts(&place).unwrap();
+        assert_eq!(fs::read_to_string(home.join("work")).unwrap(), "kept");
+    });
+}
+
+#[test]
+fn a_home_that_is_bound_beforehand_gives_nothing_its_files_name() {
+    apart(|directory| {
+        let (home, place) = (directory.join("on-disk"), directory.join("home"));
+        for path in [&home, &place] {
+            fs::create_dir(path).unwrap();
+        }
+        fs::write(home.join("work"), "kept").unwrap();
+        let open = fs::File::open(&home).unwrap();
+        mounts::attach_here(std::os::fd::AsFd::as_fd(&open), &place).unwrap();
+        assert_eq!(fs::read_to_string(place.join("work")).unwrap(), "kept");
+        let all =
+            mounts::parse_mountinfo(&fs::read_to_string("/proc/thread-self/mountinfo").unwrap());
+        let line = all.iter().find(|mount| mount.point == place).unwrap();
+        for flag in ["nosuid", "nodev"] {
+            assert!(line.options.iter().any(|option| option == flag), "{flag}: {line:?}");
+        }
+        assert!(!line.propagates);
+        mounts::unmount_rootfs(directory).unwrap();
+        assert!(!place.exists());
+        assert_eq!(fs::read_to_string(home.join("work")).unwrap(), "kept");
+    });
+}

@@ -66,6 +66,27 @@ pub static GVISOR: VersionFloor = VersionFloor {
     ],
 };
 
+/// From the CVE records of kata-containers/kata-containers. Holes of annotations, of Dragonball
+/// and of confidential guests are not here: none of them is ever used.
+pub static KATA: VersionFloor = VersionFloor {
+    runtime: "kata",
+    program: "Kata",
+    advisories: &[
+        // GHSA-5fc8-gg7w-3g5c
+        Advisory {
+            name: "CVE-2026-24054",
+            what: "an image without layers gives the machine the node's own disk",
+            fixes: &[Fix(3, 26, 0)],
+        },
+        // GHSA-2gv2-cffp-j227
+        Advisory {
+            name: "CVE-2026-47243",
+            what: "the machine's root makes links on the node, and is its root then",
+            fixes: &[Fix(3, 31, 0)],
+        },
+    ],
+};
+
 /// From the advisories of github.com/containerd/containerd. Those of its Kubernetes plugin
 /// count, too: an existing containerd may serve it.
 pub static CONTAINERD: VersionFloor = VersionFloor {

@@ -203,7 +203,7 @@ impl Runtime for Gvisor {
         Ok(base)
     }
 
-    fn handler(&self, settings: &RuntimeSettings) -> Handler {
+    fn handler(&self, settings: &RuntimeSettings, _configuration: &Path) -> Handler {
         Handler {
             runtime: "io.containerd.runc.v2".to_owned(),
             options: HandlerOptions::Runc {

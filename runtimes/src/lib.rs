@@ -9,6 +9,7 @@ pub mod advisories;
 pub mod engine;
 pub mod floor;
 pub mod gvisor;
+pub mod kata;
 pub mod plan;
 pub mod runc;
 pub mod spec;
@@ -20,7 +21,7 @@ use oci_spec::runtime::Spec;
 
 use crate::{
     engine::Handler,
-    plan::Plan,
+    plan::{Plan, SandboxId},
     spec::SpecError,
     version::{Version, VersionFloor},
 };
@@ -35,6 +36,20 @@ pub struct RuntimeSettings {
     /// What the binary says it is: the first word that it prints, and its version.
     pub program: String,
     pub version: Version,
+    /// Of a runtime that starts a machine, the files it is made of.
+    pub machine: Option<MachineFiles>,
+}
+
+/// What a virtual machine is made of, each by its path on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MachineFiles {
+    /// The program that is the machine.
+    pub monitor: PathBuf,
+    /// The program that serves it files of the node.
+    pub file_server: PathBuf,
+    pub kernel: PathBuf,
+    /// The root file system in which the runtime's own agent is.
+    pub image: PathBuf,
 }
 
 /// How strong the wall to the node's kernel is; a later one is stronger. Policy sets floors by it.
@@ -44,6 +59,8 @@ pub enum Strength {
     SharedKernel,
     /// The tenant calls a kernel of its own, in user space.
     OwnKernel,
+    /// The tenant calls a kernel of its own, behind the processor's own wall.
+    OwnMachine,
 }
 
 /// Whose kernel the tenant's processes see, and so who can tell what about them.
@@ -54,6 +71,9 @@ pub enum Kernel {
     /// One of the sandbox's own. From outside its jail is seen; what the tenant's
     /// processes are behind is told by the init, before any of them has run.
     Own,
+    /// That of a virtual machine. From outside its monitor and whoever serves it are seen, none
+    /// of which stands behind the walls of the spec; the inside is told by the init.
+    Machine,
 }
 
 /// A promise that a runtime cannot keep, or keeps in another way.
@@ -85,6 +105,18 @@ pub trait Runtime: Send + Sync {
     /// not the tenant's own: in its mount namespace a home is attached.
     fn file_server(&self) -> Option<&'static str> {
         None
+    }
+
+    /// What of it was never seen to hold on a machine of this project, if anything: the operator
+    /// has to say that it is wanted all the same, and people who choose are told.
+    fn unproved(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// Whether the home is bound before the start, from [`Plan::bound_home`]: nothing can be
+    /// attached later.
+    fn binds_home(&self) -> bool {
+        false
     }
 
     /// Whether what covers a user's configuration in the home cannot be moved away inside.
@@ -131,6 +163,22 @@ pub trait Runtime: Send + Sync {
         false
     }
 
+    /// Links that the program makes itself in the sandbox's network namespace.
+    fn own_links(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Mount points inside whose flags and bounds are the program's own, not the plan's.
+    fn own_mounts(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Where, outside of everything that is the instance's, the program keeps something of one
+    /// sandbox, should it be killed.
+    fn leavings(&self, _id: &SandboxId) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// The processes of the node that a sandbox may have in which the tenant is to have `asked`.
     fn host_processes(&self, asked: u32) -> u32 {
         asked
@@ -140,8 +188,23 @@ pub trait Runtime: Send + Sync {
     /// not be weaker: [`floor::check`] refuses it otherwise.
     fn adapt(&self, base: Spec, plan: &Plan) -> Result<Spec, SpecError>;
 
-    /// How the engine runs it.
-    fn handler(&self, settings: &RuntimeSettings) -> Handler;
+    /// The file that the program reads for one sandbox alone, if it is driven by one.
+    fn configuration(
+        &self,
+        _plan: &Plan,
+        _settings: &RuntimeSettings,
+    ) -> Result<Option<String>, SpecError> {
+        Ok(None)
+    }
+
+    /// The limits of the control group around everything that the node runs for one sandbox,
+    /// where the program itself sets none.
+    fn around(&self, _plan: &Plan) -> Option<Around> {
+        None
+    }
+
+    /// How the engine runs it; `configuration` is where the file of [`Runtime::configuration`] is.
+    fn handler(&self, settings: &RuntimeSettings, configuration: &Path) -> Handler;
 
     /// What every call of the program is told. With any, the launcher's own program stands
     /// before it: the engine's shim passes none.
@@ -164,9 +227,17 @@ pub trait Runtime: Send + Sync {
     fn version_floor(&self) -> &'static VersionFloor;
 }
 
+/// The limits of a control group that the launcher makes itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Around {
+    pub memory_bytes: u64,
+    pub cpu_millis: u64,
+    pub processes: u32,
+}
+
 /// Every runtime there is. The test matrix grows from this list.
 pub fn all() -> &'static [&'static dyn Runtime] {
-    &[&runc::Runc, &gvisor::Gvisor]
+    &[&runc::Runc, &gvisor::Gvisor, &kata::Kata]
 }
 
 /// The runtime of that name.
@@ -178,4 +249,15 @@ pub fn by_name(name: &str) -> Option<&'static dyn Runtime> {
 pub fn build_spec(runtime: &dyn Runtime, plan: &Plan) -> Result<Spec, SpecError> {
     let adapted = runtime.adapt(spec::base(plan)?, plan)?;
     floor::check(adapted, plan, runtime.kernel())
+}
+
+/// What a runtime reads for one sandbox alone, checked against the floor; none for most.
+pub fn build_configuration(
+    runtime: &dyn Runtime,
+    plan: &Plan,
+    settings: &RuntimeSettings,
+) -> Result<Option<String>, SpecError> {
+    let Some(text) = runtime.configuration(plan, settings)? else { return Ok(None) };
+    floor::check_configuration(&text, plan)?;
+    Ok(Some(text))
 }

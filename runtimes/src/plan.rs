@@ -219,6 +219,17 @@ impl Plan {
         self.user.home.parent().filter(|above| above.parent().is_some())
     }
 
+    /// The group of a machine's processes, below the one that has the limits.
+    pub fn machine_cgroup(&self) -> String {
+        format!("{}/machine", self.cgroup)
+    }
+
+    /// Beside the root file system: where the home is on the node, for a runtime that binds it
+    /// before the start.
+    pub fn bound_home(&self) -> PathBuf {
+        self.rootfs.with_file_name("home")
+    }
+
     /// The home is mounted late, over whatever is there.
     fn validate_home(&self) -> Result<(), InvalidPlan> {
         const RESERVED: [&str; 14] = [

@@ -1,6 +1,8 @@
 //! runc: the host's kernel, hardened. The fastest runtime, and the one whose
 //! walls are all named in the spec: it takes the base as it is.
 
+use std::path::Path;
+
 use oci_spec::runtime::Spec;
 
 use crate::{
@@ -38,7 +40,7 @@ impl Runtime for Runc {
         Ok(base)
     }
 
-    fn handler(&self, settings: &RuntimeSettings) -> Handler {
+    fn handler(&self, settings: &RuntimeSettings, _configuration: &Path) -> Handler {
         Handler {
             runtime: "io.containerd.runc.v2".to_owned(),
             options: HandlerOptions::Runc {

@@ -153,9 +153,14 @@ impl Advisory {
     }
 }
 
-/// Finds the version in the first line of what a runtime prints: `runc version 1.3.6+ds1`.
+/// Finds the version in the first line of what a runtime prints: `runc version 1.3.6+ds1`, or
+/// among other words, `… version: 4.1.0, commit: …`.
 fn parse_printed(printed: &str) -> Option<Version> {
-    printed.lines().next()?.split_whitespace().find_map(|word| word.parse().ok())
+    printed
+        .lines()
+        .next()?
+        .split_whitespace()
+        .find_map(|word| word.trim_end_matches(',').parse().ok())
 }
 
 const DATED_IN_DEBIAN: &str = "0.0~";
@@ -304,6 +309,33 @@ mod tests {
         assert!(refuses("runsc", "20240728.0.0").is_some_and(|told| told.contains("version")));
         assert!(refuses("other", "20260914.0.0").is_some_and(|told| told.contains("program")));
         assert_eq!(crate::runc::Runc.refuses_to_wait("youki", "0.7.0".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn both_shims_of_kata_tell_their_version() {
+        let floor = crate::kata::Kata.version_floor();
+        let rust = |version: &str| {
+            format!(
+                "Kata Containers containerd shim (Rust): id: io.containerd.kata.v2, version: {version}, commit: abc"
+            )
+        };
+        let go = |version: &str| {
+            format!(
+                "Kata Containers containerd shim (Golang): id: \"io.containerd.kata.v2\", version: {version}, commit: abc"
+            )
+        };
+        for version in ["3.31.0", "3.32.1", "4.1.0"] {
+            for printed in [rust(version), go(version)] {
+                let checked = floor.admit(&printed, &[], None).unwrap();
+                assert_eq!(checked.version.to_string(), version);
+            }
+        }
+        for version in ["3.30.0", "3.31.0-rc1", "3.2.0", "2.5.9"] {
+            let found = floor.admit(&rust(version), &[], None);
+            assert!(matches!(found, Err(VersionError::BelowFloor { .. })), "{version}: {found:?}");
+        }
+        let unreadable = floor.admit(&rust("new"), &[], None);
+        assert!(matches!(unreadable, Err(VersionError::Unreadable { .. })), "{unreadable:?}");
     }
 
     #[test]

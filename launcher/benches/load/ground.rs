@@ -37,6 +37,10 @@ impl Ground for BareGround {
         Ok(())
     }
 
+    async fn surround(&self, _: &Sandbox, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn prove(&self, _: &Sandbox, _: &Waiting) -> Result<(), Failure> {
         Ok(())
     }

@@ -98,6 +98,7 @@ impl Bench {
             root: layout.run.join("runc"),
             program: "runc".into(),
             version: "1.3.6".parse().unwrap(),
+            machine: None,
         };
         // Below 2^31 there is room for so many nowhere else.
         let first_run_id = 200_000_000;

@@ -254,12 +254,18 @@ impl launcher_server::Launcher for LauncherService {
         let user = &request.get_ref().user;
         let offers = policy::offers(&config, user)
             .into_iter()
-            .map(|(name, profile)| {
+            .filter_map(|(name, profile)| {
+                let runtimes: Vec<_> = policy::runtimes(&config, profile, user)
+                    .into_iter()
+                    .filter(|name| self.launcher.is_offered(name))
+                    .cloned()
+                    .collect();
+                (!runtimes.is_empty()).then_some((name, profile, runtimes))
+            })
+            .map(|(name, profile, runtimes)| {
                 let limits = &profile.limits;
                 let waits = config.slots(name).is_some();
                 let waiting = profile.runtimes.first().filter(|_| waits).map(String::as_str);
-                let runtimes: Vec<_> =
-                    policy::runtimes(&config, profile, user).into_iter().cloned().collect();
                 v1::Offer {
                     profile: name.clone(),
                     display_name: profile.display_name.clone(),

@@ -84,6 +84,12 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
             Err(failure) => findings.push(problem(failure.message, failure.hint)),
         }
         let driver = config.driver(name);
+        if let Some(why) = driver.and_then(adrastea_runtimes::Runtime::unproved) {
+            findings.push(note(
+                format!("runtime {name} is experimental: {why}"),
+                "offer it to nobody whose servers need the strongest wall",
+            ));
+        }
         for limitation in driver.map(adrastea_runtimes::Runtime::limitations).unwrap_or_default() {
             findings.push(fine(format!(
                 "runtime {name} cannot: {} ({})",

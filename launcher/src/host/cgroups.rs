@@ -72,7 +72,7 @@ impl Hierarchy {
         }
     }
 
-    fn controller(&self, name: &str, group: &str) -> PathBuf {
+    pub(super) fn controller(&self, name: &str, group: &str) -> PathBuf {
         let relative = group.trim_start_matches('/');
         match self {
             // A controller can be mounted together with another: `cpu,cpuacct`.
@@ -250,7 +250,7 @@ impl Hierarchy {
             if fs::write(directory.join("cgroup.kill"), "1").is_ok() {
                 return;
             }
-            for pid in processes(&directory) {
+            for pid in processes_below(&directory) {
                 // The process may end by itself meanwhile; then there is nothing to do.
                 let _ = nix::sys::signal::kill(
                     nix::unistd::Pid::from_raw(pid),
@@ -298,6 +298,15 @@ fn processes(directory: &Path) -> Vec<i32> {
         .filter_map(|line| line.parse().ok())
         .filter(|pid| *pid > 1)
         .collect()
+}
+
+/// Of a group and all that are below it.
+fn processes_below(directory: &Path) -> Vec<i32> {
+    let inner = fs::read_dir(directory).into_iter().flatten().flatten();
+    let inner = inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
+    let mut all = processes(directory);
+    all.extend(inner.flat_map(|entry| processes_below(&entry.path())));
+    all
 }
 
 /// Groups are removed with rmdir, deepest first; their files are not files.

@@ -1,5 +1,5 @@
 //! What the kernel offers besides namespaces and filters: Landlock, AppArmor, and core
-//! scheduling (no two users on the threads of one core). Asked by the proof and by `doctor`.
+//! scheduling (no two users on the threads of one core); and who ends first without memory. Asked by the proof and by `doctor`.
 
 use std::{fs, io, path::Path};
 
@@ -16,6 +16,12 @@ const PR_SCHED_CORE_GET: u32 = 0;
 const PR_SCHED_CORE_CREATE: u32 = 1;
 /// The process with all its threads; what it starts later inherits the cookie.
 const SCOPE_PROCESS: u32 = 1;
+
+/// Has the kernel end a process early when the node runs out of memory.
+pub fn ends_early(pid: u32, score: i32) -> Result<(), HostError> {
+    let path = Path::new("/proc").join(pid.to_string()).join("oom_score_adj");
+    fs::write(&path, score.to_string()).attempt("write", path)
+}
 
 /// The version of Landlock that an init can stand behind here; 0 is none.
 pub fn landlock() -> u32 {

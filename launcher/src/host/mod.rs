@@ -4,6 +4,7 @@
 //! users or policy. Errors carry what was done and on what.
 
 pub mod attributes;
+pub mod cgroup_limits;
 pub mod cgroups;
 pub mod clock_source;
 pub mod commands;

@@ -10,7 +10,7 @@ use std::{
     io,
     os::{
         fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
-        unix::ffi::OsStrExt as _,
+        unix::{ffi::OsStrExt as _, fs::OpenOptionsExt as _},
     },
     path::{Path, PathBuf},
 };
@@ -20,7 +20,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
 };
 
-use super::{Attempt as _, HostError, namespaces};
+use super::{Attempt as _, HostError, namespaces, removal};
 
 fn c_string(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
@@ -105,6 +105,11 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     })))
 }
 
+fn open_to_read(path: &Path) -> io::Result<OwnedFd> {
+    let flags = libc::O_DIRECTORY | libc::O_NOFOLLOW;
+    Ok(fs::OpenOptions::new().read(true).custom_flags(flags).open(path)?.into())
+}
+
 const LAYER_ATTRIBUTES: u64 =
     libc::MOUNT_ATTR_RDONLY | libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
 
@@ -180,11 +185,13 @@ pub fn unmount_all(path: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
-/// Undoes [`mount_rootfs`]. Never recursive: a directory that is still busy is an error, not a deletion.
+/// Undoes [`mount_rootfs`], and takes a home away that was bound beside it. Never recursive: a
+/// directory that is still busy is an error, not a deletion.
 pub fn unmount_rootfs(base: &Path) -> Result<(), HostError> {
-    let rootfs = base.join("rootfs");
-    unmount_all(&rootfs)?;
-    super::tolerate_absence(fs::remove_dir(&rootfs)).attempt("remove", &rootfs)?;
+    for point in ["home", "rootfs"].map(|name| base.join(name)) {
+        unmount_all(&point)?;
+        super::tolerate_absence(fs::remove_dir(&point)).attempt("remove", &point)?;
+    }
     let folder = base.join("layers");
     let entries = match fs::read_dir(&folder) {
         Ok(entries) => entries,
@@ -237,6 +244,52 @@ pub fn attach_into(
     .attempt("attach", target)
 }
 
+/// Puts `directory` at `target`, nosuid and nodev, where nobody but root can write above it.
+pub fn attach_here(directory: BorrowedFd<'_>, target: &Path) -> Result<(), HostError> {
+    let attributes = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV;
+    clone_tree(directory)
+        .and_then(|tree| {
+            set_attributes(tree.as_fd(), attributes, None)?;
+            attach_at(tree.as_fd(), open_directory(target)?.as_fd())
+        })
+        .attempt("attach", target)
+}
+
+/// Removes a directory on which, and below which, something may be mounted: a home, for one. First
+/// nothing is mounted there any more, then it is removed; what cannot be unmounted keeps all of it.
+/// What is no directory stays: a link could lead anywhere.
+pub fn remove_with_mounts(directory: &Path) -> Result<(), HostError> {
+    if !fs::symlink_metadata(directory).is_ok_and(|found| found.is_dir()) {
+        return Ok(());
+    }
+    unmount_below(directory)?;
+    // Should anything be mounted there that was not seen, it is not entered.
+    let left = open_to_read(directory).and_then(removal::empty).attempt("remove", directory)?;
+    if !left.is_empty() {
+        return Err(HostError::new("remove", directory, io::Error::other(left.join("; "))));
+    }
+    super::tolerate_absence(fs::remove_dir(directory)).attempt("remove", directory)
+}
+
+/// Unmounts everything on and below a directory, and says so if anything stays.
+fn unmount_below(directory: &Path) -> Result<(), HostError> {
+    let below = || -> Result<Vec<PathBuf>, HostError> {
+        let mut points = mount_points().attempt("read", "/proc/self/mountinfo")?;
+        points.retain(|point| point.starts_with(directory));
+        Ok(points)
+    };
+    // What was mounted last lies on top.
+    for point in below()?.iter().rev() {
+        unmount_all(point)?;
+    }
+    match below()?.first() {
+        None => Ok(()),
+        Some(point) => {
+            Err(HostError::new("unmount", point, io::Error::from(io::ErrorKind::ResourceBusy)))
+        }
+    }
+}
+
 /// Makes what is mounted on `target`, and nothing below it, read-only inside the mount
 /// namespace of process `pid`. Nothing mounted there is an error.
 pub fn make_read_only_inside(pid: u32, target: &Path) -> Result<(), HostError> {
@@ -276,9 +329,9 @@ pub fn make_private(path: &Path) -> Result<(), HostError> {
         .attempt("make private", path)
 }
 
-/// Every mount point of this process.
+/// Every mount point of this thread.
 pub fn mount_points() -> io::Result<Vec<PathBuf>> {
-    Ok(parse_mountinfo(&fs::read_to_string("/proc/self/mountinfo")?)
+    Ok(parse_mountinfo(&fs::read_to_string("/proc/thread-self/mountinfo")?)
         .into_iter()
         .map(|mount| mount.point)
         .collect())

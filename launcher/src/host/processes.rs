@@ -69,6 +69,24 @@ pub fn name(pid: u32) -> Result<String, HostError> {
     Ok(text.split('\0').next().unwrap_or_default().to_owned())
 }
 
+/// All of its command line.
+pub fn words(pid: u32) -> Result<Vec<String>, HostError> {
+    Ok(read(pid, "cmdline")?.split_terminator('\0').map(str::to_owned).collect())
+}
+
+/// Whether the kernel runs it for itself: for a virtual machine it does, in the machine's control
+/// group. No program can say that of itself.
+pub fn is_of_kernel(pid: u32) -> Result<bool, HostError> {
+    Ok(is_kernel_thread(&read(pid, "stat")?))
+}
+
+fn is_kernel_thread(stat: &str) -> bool {
+    const PF_KTHREAD: u64 = 0x0020_0000;
+    // The name stands in parentheses and can hold any of them.
+    let flags = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(6));
+    flags.and_then(|flags| flags.parse::<u64>().ok()).is_some_and(|flags| flags & PF_KTHREAD != 0)
+}
+
 /// The environment a process was started with.
 pub fn environment(pid: u32) -> Result<Vec<String>, HostError> {
     let text = read(pid, "environ")?;
@@ -159,6 +177,22 @@ mod tests {
         assert!(!status.no_new_privileges);
         assert_eq!(status.seccomp_mode, 0);
         assert_eq!((status.pid_inside, status.tracer), (None, None));
+    }
+
+    #[test]
+    fn a_thread_of_the_kernel_is_known_by_its_flags() {
+        let of_kernel = "1234 (vhost-1200) S 2 0 0 0 -1 2129984 0 0 0 0";
+        assert!(is_kernel_thread(of_kernel));
+        for other in [
+            "1200 (qemu-system-x86) S 1 1 1 0 -1 4194560 0 0 0 0",
+            // What it calls itself is no flag.
+            "1200 (x) S 2 0 0 0 -1 2129984 0) S 1 1 1 0 -1 4194560 0 0",
+            "1200 (x)",
+            "",
+        ] {
+            assert!(!is_kernel_thread(other), "{other}");
+        }
+        assert!(!is_of_kernel(std::process::id()).unwrap_or(true));
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Left {
 }
 
 /// Removes everything below `top`, with the caller's rights.
-fn empty(top: OwnedFd) -> io::Result<Vec<String>> {
+pub(super) fn empty(top: OwnedFd) -> io::Result<Vec<String>> {
     let mut left = Left::default();
     let mut levels: Vec<Level> = Vec::new();
     let mut here = top;

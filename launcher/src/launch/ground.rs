@@ -51,6 +51,11 @@ pub trait Ground: Send + Sync {
     /// Undoes one step; what is absent is undone.
     async fn unmake(&self, step: Step, sandbox: &Sandbox) -> Result<(), Failure>;
 
+    /// Before the engine makes the container: writes what the runtime reads for this sandbox alone,
+    /// and makes the limited control group around what it will run. Undone with
+    /// [`Step::Container`].
+    async fn surround(&self, sandbox: &Sandbox, configuration: &str) -> Result<(), Failure>;
+
     /// Checks, while the init waits and no tenant code has run, that every promised wall stands.
     async fn prove(&self, sandbox: &Sandbox, waiting: &Waiting) -> Result<(), Failure>;
 

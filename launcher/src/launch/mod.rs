@@ -19,9 +19,12 @@ mod image_age;
 pub mod images;
 mod keeper;
 mod log;
+mod machine;
+mod machine_trial;
 pub mod neighbours;
 pub mod node;
 mod observe;
+mod offered;
 pub mod pool;
 mod prepare;
 mod proof;
@@ -45,7 +48,7 @@ use std::{
 };
 
 use adrastea_proto::v1::{self, Phase};
-use adrastea_runtimes::{Runtime, RuntimeSettings, engine::Engine, plan::SandboxId};
+use adrastea_runtimes::{RuntimeSettings, engine::Engine, plan::SandboxId};
 use sha2::{Digest as _, Sha256};
 use tokio::{
     net::unix::pipe,
@@ -56,6 +59,7 @@ use tokio::{
 pub use entry::{Entry, StartNews, StopCause, StopWish};
 pub use feed::Feed;
 pub use ground::{Ground, Refusals, Waiting};
+pub use machine_trial::MachineTrial;
 pub use proof::broken_filter;
 pub use traces::{Trace, Traces};
 
@@ -363,19 +367,6 @@ impl Launcher {
             return Ok((record, Some(slot)));
         }
         Ok((self.store.record_sandbox(&new, self.pools)?, None))
-    }
-
-    /// The runtime of that name, if this node can run it.
-    fn runtime(&self, name: &str) -> Result<(&'static dyn Runtime, RuntimeSettings), Failure> {
-        let missing = || {
-            Failure::new(
-                v1::FailureReason::RuntimeMissing,
-                format!("runtime `{name}` is not on this node"),
-                "an administrator can look with `adrastea doctor`",
-            )
-        };
-        let settings = self.runtimes.get(name).ok_or_else(missing)?.clone()?;
-        Ok((self.config().driver(name).ok_or_else(missing)?, settings))
     }
 
     pub fn get(&self, key: &ServerKey) -> Option<Arc<Entry>> {

@@ -75,6 +75,7 @@ pub struct NodeGround {
 pub fn attachment(sandbox: &Sandbox) -> Attachment {
     Attachment {
         own_stack: sandbox.runtime().is_some_and(|it| it.kernel() == Kernel::Own),
+        own_links: sandbox.runtime().map_or(&[], Runtime::own_links),
         id: sandbox.id().clone(),
         address: sandbox.address,
         network_namespace: sandbox.network_namespace(),
@@ -84,7 +85,7 @@ pub fn attachment(sandbox: &Sandbox) -> Attachment {
 
 /// Takes the error by value, as what it is mapped from.
 #[allow(clippy::needless_pass_by_value)]
-fn home_failure(error: HostError) -> Failure {
+pub(super) fn home_failure(error: HostError) -> Failure {
     let hint = "look at the home root on the node; `adrastea doctor` says what is wrong with it";
     Failure::caused_by(FailureReason::Home, &error, hint)
 }
@@ -225,7 +226,7 @@ impl NodeGround {
         let hidden = bundles.join(format!(".{id}"));
         // Where the runtime could not be asked any more, it keeps the other one, too.
         let bundle = bundles.join(id.as_str());
-        let states = runtime_state::remove(&self.layout, id);
+        let states = runtime_state::remove(&self.layout, id).and(self.remove_machine(id));
         let bundles = [hidden, bundle]
             .into_iter()
             .map(|bundle| tolerate_absence(fs::remove_dir_all(&bundle)).attempt("remove", &bundle));
@@ -240,7 +241,12 @@ impl NodeGround {
         base: &Spec,
         waiting: &Waiting,
     ) -> Result<Vec<String>, HostError> {
-        if let (Some(runtime), Some(report)) = (sandbox.runtime(), &waiting.report) {
+        let runtime = sandbox.runtime();
+        if let Some(runtime) = runtime.filter(|it| it.kernel() == Kernel::Machine) {
+            let report = waiting.report.as_ref();
+            return self.broken_walls_of_machine(sandbox, runtime, plan, base, waiting.pid, report);
+        }
+        if let (Some(runtime), Some(report)) = (runtime, &waiting.report) {
             let seen = observe_jail(sandbox, plan, waiting.pid, &self.cgroups, &self.neighbours)?;
             let report = Some(report);
             Ok(proof::broken_walls_of_own_kernel(&seen, report, runtime, plan, base))
@@ -261,6 +267,9 @@ impl NodeGround {
     ) -> Result<Vec<String>, HostError> {
         // Attached after the proof; the walls around it are the same.
         let is_home = |mount: &MountLine| mount.point.starts_with(sandbox.home_inside());
+        if let Some(runtime) = sandbox.runtime().filter(|it| it.kernel() == Kernel::Machine) {
+            return self.broken_walls_of_machine(sandbox, runtime, plan, base, pid, None);
+        }
         if let Some(runtime) = sandbox.runtime().filter(|it| it.kernel() == Kernel::Own) {
             let mut seen = observe_jail(sandbox, plan, pid, &self.cgroups, &self.neighbours)?;
             for process in &mut seen.processes {
@@ -334,7 +343,13 @@ impl Ground for NodeGround {
                 attached.insert(sandbox.id().clone(), Live { attachment, gate: Gate::Closed });
                 Ok(())
             }
-            Step::Rootfs => Ok(self.mount_rootfs(sandbox, image)?),
+            Step::Rootfs => {
+                self.mount_rootfs(sandbox, image)?;
+                if sandbox.runtime().is_some_and(Runtime::binds_home) {
+                    self.bind_home(sandbox)?;
+                }
+                Ok(())
+            }
             Step::Container => Ok(()),
         }
     }
@@ -355,12 +370,17 @@ impl Ground for NodeGround {
         }
     }
 
+    async fn surround(&self, sandbox: &Sandbox, configuration: &str) -> Result<(), Failure> {
+        Ok(self.surround_machine(sandbox, configuration)?)
+    }
+
     async fn prove(&self, sandbox: &Sandbox, waiting: &Waiting) -> Result<(), Failure> {
         let plan = sandbox.plan();
         let base = spec::base(&plan).map_err(|error| {
             Failure::caused_by(FailureReason::Internal, &error, "report this defect")
         })?;
         confinement::separate_cores(waiting.pid)?;
+        self.end_machine_early(sandbox, &plan, &base)?;
         if waiting.report.is_none() {
             // The runtime makes devices in it, and not each closes it then (youki 0.7 does not).
             mounts::make_read_only_inside(waiting.pid, Path::new("/dev"))?;
@@ -408,6 +428,10 @@ impl Ground for NodeGround {
     }
 
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
+        if sandbox.runtime().is_some_and(Runtime::binds_home) {
+            // It is there since before the start, and the proof has seen it.
+            return Ok(());
+        }
         let facts = &sandbox.record.facts;
         let pid = self.opens_files(sandbox, pid)?;
         self.mount_home(sandbox, pid).map_err(home_failure)?;

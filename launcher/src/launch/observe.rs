@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeSet,
+    fs,
     io::ErrorKind,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -18,10 +19,13 @@ use super::{
     proof::{
         GroupLimits, Observed, WORLD_WRITABLE,
         jail::{Jail, Jailed},
+        machine::{Machine, Part, Programs},
     },
     sandbox::Sandbox,
 };
-use crate::host::{HostError, cgroups::Hierarchy, confinement, inside::Inside, mounts, processes};
+use crate::host::{
+    Attempt as _, HostError, cgroups::Hierarchy, confinement, inside::Inside, mounts, processes,
+};
 
 pub fn observe(
     sandbox: &Sandbox,
@@ -113,6 +117,63 @@ pub fn observe_jail(
     })
 }
 
+/// Looks at a virtual machine: every process the node has of it.
+pub fn observe_machine(
+    configuration: &Path,
+    plan: &Plan,
+    pid: u32,
+    cgroups: &Hierarchy,
+) -> Result<Machine, HostError> {
+    let configuration = fs::read_to_string(configuration).attempt("read", configuration)?;
+    let parts = machine_processes(plan, cgroups)?.into_iter().map(observe_part);
+    let parts = parts.collect::<Result<_, _>>()?;
+    Ok(Machine {
+        pid,
+        programs: programs(&configuration)?,
+        configuration,
+        parts,
+        beside: cgroups.processes(&plan.cgroup),
+        pinned_network: processes::namespace_at(&plan.network_namespace)?,
+        limits: group_limits(cgroups, &plan.cgroup)?,
+        core_cookie: confinement::has_own_cores(pid),
+    })
+}
+
+/// The processes of a machine, without what the kernel runs for it in their group.
+pub fn machine_processes(plan: &Plan, cgroups: &Hierarchy) -> Result<Vec<u32>, HostError> {
+    let mut own = Vec::new();
+    for pid in cgroups.processes(&plan.machine_cgroup()) {
+        if !processes::is_of_kernel(pid)? {
+            own.push(pid);
+        }
+    }
+    Ok(own)
+}
+
+/// As the kernel names what runs: without links.
+fn programs(configuration: &str) -> Result<Programs, HostError> {
+    let table: toml::Table = configuration.parse().unwrap_or_default();
+    let qemu = table.get("hypervisor").and_then(|hypervisor| hypervisor.get("qemu"));
+    let program = |key: &str| {
+        let path = qemu.and_then(|qemu| qemu.get(key)?.as_str()).unwrap_or_default();
+        let found = fs::canonicalize(path).attempt("look at", path)?;
+        Ok::<_, HostError>(found.display().to_string())
+    };
+    Ok(Programs { monitor: program("path")?, file_server: program("virtio_fs_daemon")? })
+}
+
+fn observe_part(pid: u32) -> Result<Part, HostError> {
+    Ok(Part {
+        pid,
+        program: processes::program(pid)?,
+        words: processes::words(pid)?,
+        status: processes::status(pid)?,
+        network: processes::namespace(pid, "net")?,
+        cgroup: processes::read(pid, "cgroup")?,
+        oom_score_adj: processes::read(pid, "oom_score_adj")?.trim().parse().ok(),
+    })
+}
+
 fn observe_jailed(pid: u32) -> Result<Jailed, HostError> {
     Ok(Jailed {
         pid,
@@ -137,4 +198,79 @@ fn present(inside: &Inside, base: &Spec) -> BTreeSet<PathBuf> {
         inside.metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
     };
     paths.filter(|path| !is_absent(path)).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use adrastea_runtimes::{Runtime as _, kata::Kata};
+
+    use super::*;
+    use crate::launch::proof;
+
+    /// Control groups as files, in which this very process is the whole machine: what is seen of
+    /// it is what it is, and what it is not is named.
+    #[test]
+    fn a_machine_is_looked_at_where_it_is() {
+        let tree = tempfile::tempdir().unwrap();
+        let root = tree.path();
+        let mut plan = proof::test_plan();
+        plan.network_namespace = "/proc/self/ns/net".into();
+        let group = root.join(plan.cgroup.trim_start_matches('/'));
+        fs::create_dir_all(group.join("machine")).unwrap();
+        let around = Kata.around(&plan).unwrap();
+        let own = std::process::id();
+        for (file, text) in [
+            ("cgroup.procs", String::new()),
+            ("machine/cgroup.procs", format!("{own}\n")),
+            ("memory.max", around.memory_bytes.to_string()),
+            ("memory.swap.max", "0".into()),
+            ("memory.current", "0".into()),
+            ("memory.events", String::new()),
+            ("pids.max", around.processes.to_string()),
+            ("cpu.max", format!("{} 100000", around.cpu_millis * 100)),
+        ] {
+            fs::write(group.join(file), text).unwrap();
+        }
+        fs::write(root.join("cgroup.controllers"), "cpu memory pids").unwrap();
+        let program = std::env::current_exe().unwrap();
+        let configuration = root.join("runtime.toml");
+        let text = format!(
+            "[hypervisor.qemu]\npath = {program:?}\nvirtio_fs_daemon = \"/proc/self/exe\"\n"
+        );
+        fs::write(&configuration, text).unwrap();
+
+        let cgroups = Hierarchy::detect_at(root);
+        let seen = observe_machine(&configuration, &plan, own, &cgroups).unwrap();
+        let program = program.display().to_string();
+        assert_eq!((&seen.programs.monitor, &seen.programs.file_server), (&program, &program));
+        let [part] = seen.parts.as_slice() else { unreachable!("{:?}", seen.parts) };
+        assert_eq!((part.pid, &part.program), (own, &program));
+        assert_eq!(part.words, std::env::args().collect::<Vec<_>>());
+        assert_eq!(part.network, seen.pinned_network);
+        assert!(part.cgroup.contains(':') && part.oom_score_adj.is_some());
+        let base = adrastea_runtimes::spec::base(&plan).unwrap();
+        let broken = proof::broken_walls_of_machine(&seen, None, &Kata, &plan, &base);
+        let names = |wall: &str| broken.iter().any(|line| line.starts_with(wall));
+        for wall in
+            ["machine: its file", "machine: the monitor's filter", "id translation", "cgroup: `"]
+        {
+            assert!(names(wall), "{wall}: {broken:?}");
+        }
+        for wall in ["limits", "namespaces", "cgroup: the task", "cgroup: processes"] {
+            assert!(!names(wall), "{wall}: {broken:?}");
+        }
+
+        fs::write(group.join("cgroup.procs"), format!("{own}\n")).unwrap();
+        fs::write(group.join("pids.max"), "max").unwrap();
+        let seen = observe_machine(&configuration, &plan, own, &cgroups).unwrap();
+        let broken = proof::broken_walls_of_machine(&seen, None, &Kata, &plan, &base);
+        for wall in ["limits: processes", "cgroup: processes"] {
+            assert!(broken.iter().any(|line| line.starts_with(wall)), "{wall}: {broken:?}");
+        }
+        // What cannot be read is an error, not a wall that stands.
+        assert!(observe_machine(&root.join("absent"), &plan, own, &cgroups).is_err());
+        fs::write(group.join("machine/cgroup.procs"), "4194304\n").unwrap();
+        assert!(observe_machine(&configuration, &plan, own, &cgroups).is_err());
+    }
 }

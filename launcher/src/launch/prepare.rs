@@ -11,8 +11,9 @@ use std::{
 
 use adrastea_proto::v1::{FailureReason, Phase};
 use adrastea_runtimes::{
-    Kernel, Runtime, RuntimeSettings,
+    Kernel, Runtime, RuntimeSettings, build_configuration, build_spec,
     engine::{EngineImage, Stdio},
+    spec::SpecError,
 };
 
 use super::{Launcher, channel::Channel, entry::Entry, failure::Failure, ground::Waiting};
@@ -76,13 +77,13 @@ pub async fn prepare(
     }
 
     let since = Instant::now();
-    let spec = adrastea_runtimes::build_spec(runtime, &sandbox.plan()).map_err(|error| {
-        Failure::caused_by(
-            FailureReason::Internal,
-            &error,
-            "this is a defect of the launcher: report it",
-        )
-    })?;
+    let plan = sandbox.plan();
+    let defect = |error: SpecError| {
+        let hint = "this is a defect of the launcher: report it";
+        Failure::caused_by(FailureReason::Internal, &error, hint)
+    };
+    let spec = build_spec(runtime, &plan).map_err(defect)?;
+    let configuration = build_configuration(runtime, &plan, &settings).map_err(defect)?;
     // Readers first: a FIFO without one blocks the engine for ever.
     let mut channel = Channel {
         receiver: fifo::open_receiver(&sandbox.stdout())?,
@@ -91,6 +92,9 @@ pub async fn prepare(
     let stdio = Stdio { stdin: sandbox.stdin(), stdout: sandbox.stdout() };
     launcher.store.intend(sandbox.id(), Step::Container)?;
     failpoint::hit("container", "intended");
+    if let Some(configuration) = configuration {
+        launcher.ground.surround(sandbox, &configuration).await?;
+    }
     entry.took("spec", since);
 
     let since = Instant::now();
@@ -101,8 +105,8 @@ pub async fn prepare(
     }
     entry.took("engine-turn", since);
     let since = Instant::now();
-    let pid =
-        launcher.engine.create(sandbox.id(), &spec, &runtime.handler(&settings), &stdio).await?;
+    let handler = runtime.handler(&settings, &sandbox.configuration());
+    let pid = launcher.engine.create(sandbox.id(), &spec, &handler, &stdio).await?;
     failpoint::hit("container", "created");
     entry.set_pid(pid);
     entry.took("engine-create", since);
@@ -128,10 +132,12 @@ pub async fn prepare(
     };
     let report = match runtime.kernel() {
         Kernel::Node => None,
-        Kernel::Own => Some(channel.report(INIT_PATIENCE).await.map_err(|error| {
-            let hint = "the init must tell what the node cannot see; look at containerd's log";
-            Failure::caused_by(FailureReason::Proof, &error, hint)
-        })?),
+        Kernel::Own | Kernel::Machine => {
+            Some(channel.report(INIT_PATIENCE).await.map_err(|error| {
+                let hint = "the init must tell what the node cannot see; look at containerd's log";
+                Failure::caused_by(FailureReason::Proof, &error, hint)
+            })?)
+        }
     };
     entry.took("init-waits", since);
     Ok(Prepared { waiting: Waiting { pid, said, report }, channel, image })

@@ -94,6 +94,11 @@ impl Layout {
     }
 }
 
+/// The file that a runtime reads for the sandbox of this directory alone.
+pub fn configuration(directory: &Path) -> PathBuf {
+    directory.join("runtime.toml")
+}
+
 /// One sandbox: its record, and where its parts are.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
@@ -138,6 +143,11 @@ impl Sandbox {
 
     pub fn network_namespace(&self) -> PathBuf {
         self.directory.join("network.ns")
+    }
+
+    /// The file that a runtime reads for this sandbox alone.
+    pub fn configuration(&self) -> PathBuf {
+        configuration(&self.directory)
     }
 
     pub fn uid_map(&self) -> IdMap {

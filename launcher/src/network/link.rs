@@ -107,8 +107,12 @@ pub async fn verify(
     let mut names: Vec<_> = links.iter().filter_map(netlink::name_of).collect();
     names.sort_unstable();
     // The kernel may put fallback tunnels into every namespace; they are down.
-    let up: Vec<_> =
-        links.iter().filter(|link| netlink::is_up(link)).filter_map(netlink::name_of).collect();
+    let up: Vec<_> = links
+        .iter()
+        .filter(|link| netlink::is_up(link))
+        .filter_map(netlink::name_of)
+        .filter(|name| !attachment.own_links.contains(name))
+        .collect();
     let [first, second] = up.as_slice() else {
         return Err(wall("link", format!("up inside are {up:?}, of {names:?}")));
     };

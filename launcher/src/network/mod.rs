@@ -77,6 +77,8 @@ pub struct Attachment {
     /// The runtime has a network stack of its own, which takes addresses and routes out of the
     /// namespace. What may pass is decided on the other side of the link, by the router.
     pub own_stack: bool,
+    /// Links that the runtime makes itself in the namespace.
+    pub own_links: &'static [&'static str],
 }
 
 /// Whether anything passes yet.

@@ -222,6 +222,10 @@ impl Ground for StandInGround {
         .await
     }
 
+    async fn surround(&self, _: &Sandbox, _: &str) -> Result<(), Failure> {
+        Ok(())
+    }
+
     async fn prove(&self, sandbox: &Sandbox, _: &Waiting) -> Result<(), Failure> {
         let id = sandbox.id();
         let claimed = self.engine.claim(id.as_str()).is_some();

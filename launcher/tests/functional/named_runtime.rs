@@ -16,6 +16,8 @@ fn world() -> World {
             binary: "/usr/local/bin/other".into(),
             version_floor: "0.5.7".parse().ok(),
             accept_vulnerable: Vec::new(),
+            experimental: false,
+            machine: None,
         };
         config.runtimes.insert("other".into(), other);
         config.profiles.get_mut("standard").unwrap().runtimes.push("other".into());
@@ -30,6 +32,8 @@ async fn what_a_runtime_cannot_do_is_offered_with_the_reasons() {
             binary: "/usr/local/bin/runsc".into(),
             version_floor: None,
             accept_vulnerable: Vec::new(),
+            experimental: false,
+            machine: None,
         };
         config.runtimes.insert("own".into(), own);
         config.profiles.get_mut("standard").unwrap().runtimes.push("own".into());

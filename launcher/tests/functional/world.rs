@@ -116,6 +116,7 @@ impl World {
             program: "runc".into(),
             root: self.layout.runtime_root(name),
             version: "1.3.6".parse().unwrap(),
+            machine: None,
         };
         let names = self.config.runtimes.keys();
         let runtimes: BTreeMap<String, RuntimeState> =

@@ -189,6 +189,11 @@ fn a_broken_wall_is_named() {
         assert!(
             network.verify(&alice, Gate::Open).await.unwrap_err().to_string().contains("`link`")
         );
+        // One that the runtime makes itself is known by its name, and none beside it.
+        let made = adrastea::network::Attachment { own_links: &["extra"], ..alice.clone() };
+        network.verify(&made, Gate::Open).await.unwrap();
+        inside_namespace("ip link set other up");
+        assert!(network.verify(&made, Gate::Open).await.is_err());
     });
 }
 

@@ -117,6 +117,7 @@ pub fn sandbox(name: &str, index: u32, egress: &str) -> Attachment {
         network_namespace,
         egress: egress.into(),
         own_stack: false,
+        own_links: &[],
     }
 }
 

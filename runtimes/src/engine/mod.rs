@@ -19,7 +19,7 @@ pub mod fake;
 /// Which engine plugin runs a sandbox, and how it is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Handler {
-    /// containerd's runtime name, e.g. `io.containerd.runc.v2`.
+    /// containerd's runtime name, e.g. `io.containerd.runc.v2`, or the path of a shim.
     pub runtime: String,
     pub options: HandlerOptions,
 }
@@ -29,6 +29,8 @@ pub struct Handler {
 pub enum HandlerOptions {
     /// `containerd.runc.v1.Options`: a runc-compatible binary and its state root.
     Runc { binary: PathBuf, root: PathBuf },
+    /// `runtimeoptions.v1.Options`: the file that a shim of another kind reads.
+    Configured { configuration: PathBuf },
 }
 
 /// The FIFOs of the init's channel, made (and the readers opened) beforehand.

@@ -37,7 +37,7 @@ pub fn check(
 
     let known: Vec<&LinuxSyscall> = base.syscalls().iter().flatten().collect();
     let rules: Vec<&LinuxSyscall> = match kernel {
-        Kernel::Node => candidate.syscalls().iter().flatten().collect(),
+        Kernel::Node | Kernel::Machine => candidate.syscalls().iter().flatten().collect(),
         Kernel::Own => own_kernel::rules_as_if_shared(candidate, &known),
     };
     // What nearly every sandbox has: rule by rule the base's own, and in its order.

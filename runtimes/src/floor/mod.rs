@@ -6,6 +6,7 @@
 //! [`crate::build_spec`] for every sandbox.
 
 mod filter;
+mod machine;
 mod own_kernel;
 mod rest;
 mod walls;
@@ -99,6 +100,11 @@ impl fmt::Display for Breach {
 /// directory above the home onto itself; and may let `clone3` make namespaces, for they are
 /// that kernel's.
 ///
+/// A virtual machine changes five: there is no user namespace (the file server translates ids by
+/// the plan's map, [`check_configuration`]), the home is bound before the start, processes are
+/// counted for the user instead of the control group, that group lies below the one with the
+/// limits, and no profile of the node's is named.
+///
 /// Gives the spec back as it was, so that only one that was checked goes on.
 pub fn check(mut candidate: Spec, plan: &Plan, kernel: Kernel) -> Result<Spec, SpecError> {
     let base = spec::base_without_filter(plan)?;
@@ -109,6 +115,7 @@ pub fn check(mut candidate: Spec, plan: &Plan, kernel: Kernel) -> Result<Spec, S
     let shared = match kernel {
         Kernel::Node => None,
         Kernel::Own => Some(own_kernel::as_if_shared(&candidate, &base, plan)),
+        Kernel::Machine => Some(machine::as_if_shared(&candidate, &base, plan, &mut breaches)),
     };
     let judged = shared.as_ref().unwrap_or(&candidate);
     walls::check(judged, &base, &mut breaches);
@@ -122,7 +129,22 @@ pub fn check(mut candidate: Spec, plan: &Plan, kernel: Kernel) -> Result<Spec, S
     Ok(candidate)
 }
 
+/// Refuses a file beside the spec that does not say what stands in the place of the walls which a
+/// virtual machine lacks, or says anything that is not known here.
+pub fn check_configuration(text: &str, plan: &Plan) -> Result<(), SpecError> {
+    let mut breaches = Vec::new();
+    machine::check_configuration(text, plan, &mut breaches);
+    if breaches.is_empty() { Ok(()) } else { Err(SpecError::Weaker { breaches }) }
+}
+
+/// What the file server of a machine must be told of ids.
+pub fn expected_translation(plan: &Plan) -> Vec<String> {
+    machine::expected_translation(plan)
+}
+
 #[cfg(test)]
 mod any_plan;
+#[cfg(test)]
+mod machine_tests;
 #[cfg(test)]
 mod tests;

@@ -40,6 +40,9 @@ pub enum SpecError {
     },
     #[error("failed to build the OCI spec")]
     Build(#[from] OciSpecError),
+    /// A runtime that starts machines was not told what they are made of.
+    #[error("the runtime's settings name no files of a machine")]
+    NoMachine,
     /// A driver widened the base. Each breach names the wall.
     #[error("the runtime's spec is weaker than the base: {}", list(breaches))]
     Weaker { breaches: Vec<Breach> },

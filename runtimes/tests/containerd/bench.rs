@@ -107,6 +107,11 @@ impl Bench {
         }
     }
 
+    /// containerd's shim for runc.
+    pub fn shim(&self) -> PathBuf {
+        self.settings.binary.with_file_name("containerd-shim-runc-v2")
+    }
+
     pub fn one_layer(&self) -> PathBuf {
         let mut layer = Layer::new();
         for directory in ["proc/", "dev/", "sys/", "bin/"] {
@@ -143,6 +148,10 @@ impl Bench {
     }
 
     pub async fn create(&self, id: &str, arguments: &[&str]) -> Created {
+        self.create_by(&self.handler(), id, arguments).await
+    }
+
+    pub async fn create_by(&self, handler: &Handler, id: &str, arguments: &[&str]) -> Created {
         let image = self.engine.image(REFERENCE).await.unwrap();
         let rootfs = image.layers.last().unwrap();
         let io = self.path(id);
@@ -156,7 +165,7 @@ impl Bench {
         let input = options.open_sender(&stdio.stdin).unwrap();
         let id: SandboxId = id.parse().unwrap();
         let spec = self.spec(id.as_str(), rootfs, arguments);
-        let pid = self.engine.create(&id, &spec, &self.handler(), &stdio).await.unwrap();
+        let pid = self.engine.create(&id, &spec, handler, &stdio).await.unwrap();
         Created { id, pid, input, output }
     }
 

@@ -43,6 +43,7 @@ cases![
     a_task_runs_hears_speaks_and_exits,
     a_killed_task_is_told_apart_and_removal_is_idempotent,
     a_failed_create_leaves_nothing,
+    a_shim_is_called_by_its_path_and_told_of_its_file,
     waiting_survives_a_restart_of_containerd,
     a_task_that_dies_while_containerd_is_down_is_not_forgotten,
     a_managed_containerd_is_adopted_and_stopped,
@@ -205,7 +206,9 @@ async fn a_failed_create_leaves_nothing(bench: Arc<Bench>) {
     let spec = bench.spec(id.as_str(), &image.layers[0], &["sleep"]);
     let nowhere = Stdio { stdin: "/dev/null".into(), stdout: "/dev/null".into() };
     let mut handler = bench.handler();
-    let HandlerOptions::Runc { binary, .. } = &mut handler.options;
+    let HandlerOptions::Runc { binary, .. } = &mut handler.options else {
+        panic!("the bench drives a runc")
+    };
     *binary = "/nowhere/runc".into();
     let error = bench.engine.create(&id, &spec, &handler, &nowhere).await.unwrap_err();
     assert_eq!(error.to_string(), "failed to create task `broken000000`");
@@ -216,6 +219,36 @@ async fn a_failed_create_leaves_nothing(bench: Arc<Bench>) {
     let handler = bench.handler();
     assert!(bench.engine.create(&created.id, &spec, &handler, &nowhere).await.is_err());
     assert_eq!(bench.engine.list().await.unwrap().len(), 1);
+}
+
+/// With a double: containerd's shim for runc under the name of Kata's, which cannot read the
+/// options of Kata's and says so.
+async fn a_shim_is_called_by_its_path_and_told_of_its_file(bench: Arc<Bench>) {
+    let image = bench.image().await;
+    let (double, calls) = (bench.path("containerd-shim-kata-v2"), bench.path("calls"));
+    let real = bench.shim();
+    let script = format!(
+        "#!/bin/sh\necho \"$@\" >> '{}'\nexec '{}' \"$@\"\n",
+        calls.display(),
+        real.display()
+    );
+    fs::write(&double, script).unwrap();
+    fs::set_permissions(&double, fs::Permissions::from_mode(0o755)).unwrap();
+
+    let mut handler = bench.handler();
+    handler.runtime = double.display().to_string();
+    let created = bench.create_by(&handler, "bypath000000", &["sleep"]).await;
+    let called = fs::read_to_string(&calls).unwrap();
+    assert!(called.contains("-id bypath000000"), "{called}");
+    bench.engine.delete(&created.id).await.unwrap();
+
+    handler.options = HandlerOptions::Configured { configuration: bench.path("kata.toml") };
+    let id: SandboxId = "options00000".parse().unwrap();
+    let spec = bench.spec(id.as_str(), &image.layers[0], &["sleep"]);
+    let nowhere = Stdio { stdin: "/dev/null".into(), stdout: "/dev/null".into() };
+    let error = bench.engine.create(&id, &spec, &handler, &nowhere).await.unwrap_err();
+    assert!(format!("{error:?}").contains("runtimeoptions.v1.Options"), "{error:?}");
+    assert!(bench.engine.list().await.unwrap().is_empty());
 }
 
 async fn waiting_survives_a_restart_of_containerd(bench: Arc<Bench>) {

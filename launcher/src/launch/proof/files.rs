@@ -98,6 +98,12 @@ fn planned(seen: &Observed, promised: &Mount, broken: &mut Broken) {
         "mounts",
         format!("{shown} is a {} instead of a {kind}", line.file_system),
     );
+    flags_and_bounds(line, promised, broken);
+}
+
+/// The flags that a mount's options name, and its bounds in bytes and files.
+pub(super) fn flags_and_bounds(line: &MountLine, promised: &Mount, broken: &mut Broken) {
+    let shown = promised.destination().display();
     let options = promised.options().as_deref().unwrap_or_default();
     for flag in FLAGS.iter().filter(|flag| options.iter().any(|option| option == *flag)) {
         broken.unless(has(line, flag), "mounts", format!("{shown} is not {flag}"));

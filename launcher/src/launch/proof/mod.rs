@@ -8,9 +8,11 @@
 
 mod files;
 mod groups;
+mod guest;
 mod home;
 mod inside;
 pub mod jail;
+pub mod machine;
 mod process;
 
 use std::{
@@ -26,6 +28,7 @@ pub use home::broken_home;
 
 use crate::host::{cgroups::Memory, mounts::MountLine, processes::ProcessStatus};
 use jail::Jail;
+use machine::Machine;
 
 /// The limits of a control group, as they are.
 #[derive(Clone, Debug, Default)]
@@ -126,6 +129,22 @@ pub fn broken_walls_of_own_kernel(
     broken.0
 }
 
+/// The same for a virtual machine: what the node runs of it, and what the init tells of the inside.
+pub fn broken_walls_of_machine(
+    seen: &Machine,
+    report: Option<&Report>,
+    runtime: &dyn Runtime,
+    plan: &Plan,
+    base: &Spec,
+) -> Vec<String> {
+    let mut broken = Broken(Vec::new());
+    machine::check(seen, runtime.around(plan), plan, base, &mut broken);
+    if let Some(report) = report {
+        guest::check(report, runtime, plan, base, &mut broken);
+    }
+    broken.0
+}
+
 /// What the init found of the filter's rules on arguments, which cannot be read from outside:
 /// the kernel tells only that there is a filter.
 pub fn broken_filter(let_through: Option<&[String]>) -> Option<String> {
@@ -139,4 +158,8 @@ pub fn broken_filter(let_through: Option<&[String]>) -> Option<String> {
 #[cfg(test)]
 mod jail_tests;
 #[cfg(test)]
+mod machine_tests;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(super) use tests::plan as test_plan;

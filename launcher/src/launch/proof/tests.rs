@@ -12,7 +12,7 @@ use crate::host::mounts::parse_mountinfo;
 /// As a sandbox under runc had it.
 const MOUNTS: &str = include_str!("standing.mountinfo");
 
-pub(super) fn plan() -> Plan {
+pub(in crate::launch) fn plan() -> Plan {
     Plan {
         id: "saaaaaaaaaaa".parse().unwrap(),
         hostname: "sandbox".into(),

@@ -186,6 +186,7 @@ mod tests {
                 network_namespace: "/run/adrastea/sandboxes/x/network.ns".into(),
                 egress: egress.into(),
                 own_stack: false,
+                own_links: &[],
             },
             gate,
         };
