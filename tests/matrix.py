@@ -89,11 +89,26 @@ def cell(proofs: list[Proof], runtime: str, runtimes: list[str], outcomes: list[
     return f"ignored: {ignored}" if ignored else "pass"
 
 
+def _nothing_ran(column: str, outcomes: list[Outcome]) -> str:
+    """Why none of a column's own tests ran, if so: then it was seen to keep no promise at all."""
+    own = [one.reason for one in outcomes if one.suite.endswith(f"-{column}")]
+    if not own or not all(own):
+        return ""
+    reasons = [reason for reason in own if reason]
+    return max(sorted(set(reasons)), key=reasons.count)
+
+
 def matrix(
     specification: Path, columns: list[str], runtimes: list[str], outcomes: list[Outcome]
 ) -> dict[str, dict[str, str]]:
+    absent = {column: _nothing_ran(column, outcomes) for column in columns}
+
+    def one(proofs: list[Proof], column: str) -> str:
+        why = absent[column]
+        return f"ignored: {why}" if why else cell(proofs, column, runtimes, outcomes)
+
     return {
-        promise: {column: cell(proofs, column, runtimes, outcomes) for column in columns}
+        promise: {column: one(proofs, column) for column in columns}
         for promise, proofs in promises(specification.read_text()).items()
     }
 

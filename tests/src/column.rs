@@ -28,6 +28,11 @@ pub fn has_own_kernel() -> bool {
     runtime() == "gvisor"
 }
 
+/// Whether each sandbox is a virtual machine.
+pub fn is_of_machines() -> bool {
+    runtime() == "kata"
+}
+
 /// Walls that the processes of such a kernel stand without: they keep some capabilities in
 /// the sandbox's own user namespace, see the node's process numbers and control groups, and
 /// hold the directories they serve open.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::{Namespace, claimed, column, image, place};
+use crate::{Namespace, claimed, column, image, machines, place};
 
 /// How an instance differs from the ordinary one.
 #[derive(Clone, Debug, Default)]
@@ -38,6 +38,26 @@ impl Options {
         self.replace.push((old.into(), new.into()));
         self
     }
+}
+
+impl Options {
+    /// Where the shim of Kata is not.
+    pub const NO_SHIM: &str = "/nonexistent/containerd-shim-kata-v2";
+
+    /// Offers Kata, with this shim, beside the column's runtime.
+    #[must_use]
+    pub fn with_kata(mut self, shim: &Path) -> Self {
+        self.append += &kata(shim);
+        self.replacing("runtimes = [\"runc\"]", "runtimes = [\"runc\", \"kata\"]")
+            .replacing("runtimes = [\"gvisor\"]", "runtimes = [\"gvisor\", \"kata\"]")
+    }
+}
+
+fn kata(shim: &Path) -> String {
+    format!(
+        "[runtimes.kata]\nexperimental = true\nbinary = \"{}\"\n[runtimes.kata.machine]\n",
+        shim.display()
+    )
 }
 
 /// How many instances can live at once on one host.
@@ -99,6 +119,9 @@ digest = "sha256:{zeros}"
     text += &profile("standard", "hub", "*", STANDARD);
     text += &profile("tiny", "hub", "*", TINY);
     text += &profile("tiny-private", "hub", "somebody-else", TINY);
+    if column::is_of_machines() {
+        text += &kata(&machines::kata_shim().unwrap_or_default());
+    }
     if options.world {
         let command = claimed::profile_lines(&format!("\"{}\", \"serve\"", image::ANSWER));
         text += &with_command("web", "web", &command);

@@ -21,6 +21,7 @@ pub mod config;
 pub mod contract;
 pub mod image;
 pub mod instance;
+pub mod machines;
 pub mod namespace;
 pub mod place;
 pub mod registry;

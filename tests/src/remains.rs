@@ -69,6 +69,7 @@ pub fn of_sandboxes(instance: &Instance) -> anyhow::Result<BTreeSet<String>> {
         instance.run_directory().join("sandboxes"),
         instance.run_directory().join("runc"),
         instance.run_directory().join("gvisor"),
+        instance.run_directory().join("kata"),
         instance.run_directory().join("runtimes/youki"),
         instance.state().join("self-test"),
         instance.state().join("logs"),

@@ -10,7 +10,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::{runtime::Runtime, sync::OnceCell};
 
-use crate::{Instance, Options, column, remains};
+use crate::{Instance, Options, column, machines, remains};
 
 /// How many trials run at once unless `--test-threads` says otherwise.
 const THREADS: usize = 4;
@@ -128,8 +128,25 @@ impl Suite {
         Ok(())
     }
 
+    /// Where this machine cannot run the column's runtime at all, every trial says so instead of
+    /// running: none of them is started.
+    fn without_runtime(&mut self, reason: &str) {
+        for trial in std::mem::take(&mut self.trials) {
+            if trial.has_ignored_flag() {
+                self.trials.push(trial);
+            } else {
+                self.ignored(trial.name(), reason);
+            }
+        }
+    }
+
     /// Runs all, ends the shared instance, and looks at the host.
-    pub fn run(self) -> ExitCode {
+    pub fn run(mut self) -> ExitCode {
+        if column::is_of_machines()
+            && let Some(reason) = machines::why_none()
+        {
+            self.without_runtime(&reason);
+        }
         let mut arguments = Arguments::from_args();
         arguments.test_threads.get_or_insert(THREADS);
         let conclusion = libtest_mimic::run(&arguments, self.trials);

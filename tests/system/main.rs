@@ -19,6 +19,7 @@ mod gvisor;
 mod gvisor_ends;
 mod idempotence;
 mod images;
+mod kata;
 mod kill_loop;
 mod ledger;
 mod life;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
     user_config::add(&mut suite);
     gvisor::add(&mut suite);
     gvisor_ends::add(&mut suite);
+    kata::add(&mut suite);
     idempotence::add(&mut suite);
     images::add(&mut suite);
     pool::add(&mut suite);
