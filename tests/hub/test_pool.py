@@ -60,10 +60,15 @@ def pooled() -> Iterator[Launcher]:
         text += profile(f"test-cold-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         warm = profile(f"test-warm-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         text += warm.replace("environment_allowed", POOL)
+    stacks = profile("test-warm-stacks", image="stacks").replace("gid = 1000", "gid = 100")
+    text += stacks.replace("environment_allowed", "pool = { minimum = 1, maximum = 1 }\nenvironment_allowed")
     launcher.config.write_text(text.replace("[pool]\n", '[pool]\nmemory = "2GiB"\ncpu = 4.0\n'))
     launcher.start()
     try:
         launcher.import_image()
+        launcher.import_others()
+        # What was tried before its image was here is tried again.
+        assert launcher.run("pool", "refill").returncode == 0
         yield launcher
     finally:
         launcher.clean()
@@ -191,6 +196,17 @@ def test_a_claimed_server_works_as_any_other(pooled: Launcher, pooled_hub: Hub, 
     code = "import os; print(open('kept').read(), os.stat('kept').st_uid)"
     assert run_code(pooled_hub, f"/user/{user}/", code, pooled_hub.port) == "x 1000\n"
     pooled_hub.stop(user)
+
+
+def test_an_image_like_docker_stacks_waits(pooled: Launcher, pooled_hub: Hub) -> None:
+    """Its own prefix, another group, and not through its start script."""
+    before = wait_for_slot(pooled, "stacks")
+    pooled_hub.up("stan", options=warm("stacks"))
+    after = counts(pooled, "stacks")
+    assert (after["HITS"], after["FAILURES"]) == (before["HITS"] + 1, before["FAILURES"])
+    code = "import os; print(os.environ['CONDA_DIR'], os.getgid(), open('kept', 'w').write('x'))"
+    assert run_code(pooled_hub, "/user/stan/", code, pooled_hub.port) == "/opt/conda 100 1\n"
+    pooled_hub.stop("stan")
 
 
 def test_a_lab_of_the_users_own_is_started_anew(pooled: Launcher, pooled_hub: Hub) -> None:

@@ -118,7 +118,7 @@ fn start(layers: &Layers, description: &ImageDescription, path: &str, report: &m
         report.add(
             Level::Fact,
             format!("it has start scripts: {}", scripts.join(", ")),
-            format!("to start through it: command = [\"{script}\"]"),
+            format!("to start through it, cold and without a pool: command = [\"{script}\"]"),
         );
     }
 }
@@ -153,6 +153,7 @@ fn server(layers: &Layers, python: &Python, report: &mut Report) {
     } else {
         report.fact(format!("its Python is {major}.{minor} ({})", python.interpreter.display()));
     }
+    waits(python, report);
     let installed = python::distributions(layers, python);
     let shown: Vec<_> = SHOWN
         .iter()
@@ -176,6 +177,24 @@ fn server(layers: &Layers, python: &Python, report: &mut Report) {
             "in etc/jupyter/jupyter_lab_config.json: {\"LabApp\": {\"extension_manager\": \"readonly\"}}",
         );
     }
+}
+
+/// Whether a profile of this image can have a pool.
+fn waits(python: &Python, report: &mut Report) {
+    if python.can_wait && python.version >= OLDEST_PYTHON {
+        report.fact("its server can wait for its user (the profile's `pool`)");
+        return;
+    }
+    let why = if python.can_wait {
+        "its Python is too old".to_owned()
+    } else {
+        format!("{} is no script that names its Python alone", python.program.display())
+    };
+    report.add(
+        Level::Advice,
+        format!("its server cannot wait for its user, and starts cold: {why}"),
+        "install the package jupyterhub with pip or conda in an environment with Python 3.9 or newer",
+    );
 }
 
 fn compiled(layers: &Layers, python: &Python, report: &mut Report) {
@@ -218,4 +237,45 @@ fn extension_manager_is_read_only(layers: &Layers, python: &Python) -> bool {
 
 fn says_read_only(text: &str) -> bool {
     text.lines().any(|line| line.contains("extension_manager") && line.contains("readonly"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use super::*;
+
+    /// What is said of an image whose server begins so, with a Python of this version.
+    fn said_of(head: &str, version: &str) -> Vec<Finding> {
+        let layer = tempfile::tempdir().unwrap();
+        let bin = layer.path().join("opt/env/bin");
+        let library = layer.path().join(format!("opt/env/lib/{version}/site-packages"));
+        fs::create_dir_all(&bin).unwrap();
+        fs::create_dir_all(library).unwrap();
+        for (name, text) in [("jupyterhub-singleuser", head), (version, ""), ("python3", "")] {
+            fs::write(bin.join(name), text).unwrap();
+            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let layers = Layers::new(vec![layer.path().to_owned()]);
+        let python = python::find(&layers, "/opt/env/bin").unwrap();
+        let mut report = Report::default();
+        server(&layers, &python, &mut report);
+        report.0
+    }
+
+    #[test]
+    fn it_is_told_whether_a_server_can_wait() {
+        let can = |findings: &[Finding]| {
+            let told = findings.iter().filter(|one| one.text.contains("wait for its user"));
+            let told: Vec<_> = told.collect();
+            assert_eq!(told.len(), 1, "{findings:?}");
+            assert_eq!(told[0].level == Level::Fact, told[0].text.contains("can wait"));
+            told[0].level == Level::Fact
+        };
+        assert!(can(&said_of("#!/opt/env/bin/python3.11\n", "python3.11")));
+        assert!(can(&said_of("#!/usr/bin/env python3\n", "python3.9")));
+        assert!(!can(&said_of("#!/opt/env/bin/python3.8\n", "python3.8")));
+        assert!(!can(&said_of("#!/usr/bin/env -S python3 -I\n", "python3.11")));
+    }
 }

@@ -9,6 +9,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use adrastea_init::script;
+
 use super::layers::{Found, Layers};
 
 /// How deep packages are nested.
@@ -26,6 +28,8 @@ pub struct Python {
     pub site_packages: PathBuf,
     /// Where the standard library lies.
     pub library: Option<PathBuf>,
+    /// Whether the init of a waiting sandbox finds the interpreter in the program's head, too.
+    pub can_wait: bool,
 }
 
 /// Why there is none.
@@ -49,6 +53,7 @@ pub fn find(layers: &Layers, path: &str) -> Result<Python, Missing> {
     let program = on_path(layers, path, "jupyterhub-singleuser").ok_or(Missing::Program)?;
     let head = layers.read(&program.inside, 4096).unwrap_or_default();
     let head = String::from_utf8_lossy(&head);
+    let can_wait = script::interpreter(&head).is_some();
     let named = interpreter(&head)
         .ok_or_else(|| Missing::Interpreter("nothing that is read here".to_owned()))?;
     let interpreter = match named.strip_prefix("env ") {
@@ -74,6 +79,7 @@ pub fn find(layers: &Layers, path: &str) -> Result<Python, Missing> {
         interpreter,
         version,
         library,
+        can_wait,
     })
 }
 
