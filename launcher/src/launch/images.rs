@@ -148,6 +148,8 @@ impl Launcher {
     ) -> Result<EngineImage, ImageError> {
         let image = self.engine.import(archive, reference, report).await?;
         tracing::info!(reference, digest = image.digest, "an image was imported");
+        // One that was missing until now, or could not wait.
+        self.pool.try_again();
         self.engine.collect(&self.live_images()).await?;
         Ok(image)
     }

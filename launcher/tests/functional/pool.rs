@@ -1,7 +1,7 @@
 //! Sandboxes that wait for their user: taken once, by whom they fit, without a trace of anybody
 //! before; and whatever happens to one, the start that took it comes up, or nothing is left.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use adrastea::{
     config_pool::ProfilePool,
@@ -261,6 +261,20 @@ async fn an_image_that_cannot_wait_starts_cold_and_says_so() {
     fill(&hub.launcher).await;
     assert_eq!((waiting(&hub.launcher).len(), state(&hub.launcher).aside), (1, None));
     hub.stop("ana").await;
+    hub.launcher.close_pool().await;
+    world.assert_nothing_remains().await;
+}
+
+#[tokio::test]
+async fn an_image_that_comes_is_tried_at_once() {
+    let world = world(1, 1);
+    world.fake.set_behaviour(InitBehaviour::StepsAside);
+    let hub = filled(&world).await;
+    world.fake.set_behaviour(InitBehaviour::Claims);
+    let reference = hub.launcher.config().images["singleuser"].reference.clone();
+    hub.launcher.import_image(Path::new("/archive"), &reference, &|_| {}).await.unwrap();
+    fill(&hub.launcher).await;
+    assert_eq!((waiting(&hub.launcher).len(), state(&hub.launcher).aside), (1, None));
     hub.launcher.close_pool().await;
     world.assert_nothing_remains().await;
 }

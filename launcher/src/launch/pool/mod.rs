@@ -111,6 +111,14 @@ impl Pool {
         self.wake.notify_one();
     }
 
+    /// What was in the way of making slots may not be any more: it is tried now, not after its rest.
+    pub fn try_again(&self) {
+        for of in self.inner().profiles.values_mut() {
+            of.aside = None;
+        }
+        self.wake();
+    }
+
     /// A slot for this start, the oldest one that fits. Only for profiles that have a pool.
     pub fn take(&self, decision: &Decision, facts: &Facts) -> Option<Slot> {
         let mut inner = self.inner();
