@@ -232,6 +232,9 @@ def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, C
     def targets(*names: str) -> list[Binary]:
         return [binary for binary in binaries if binary.kind == "test" and binary.target in names]
 
+    def of(kind: str, runtime: str) -> tuple[str, Callable[[Suite], None]]:
+        return f"{kind}-{runtime}", partial(column, binaries=targets(kind), runtime=runtime)
+
     whole = {"network", "containerd", "functional", "system", "isolation"}
     unit = [binary for binary in binaries if binary.target not in whole]
     containerd = {
@@ -249,19 +252,12 @@ def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, C
             ("network", lambda suite: rust(suite, targets("network"))),
             # Both hubs, one after the other, with one launcher.
             ("hub", partial(python, folder=ROOT / "tests/hub", hub=HUBS[0])),
+            # The last of them tries the walls again, around tenants whose sandboxes have waited for them.
+            *[of("isolation", runtime) for runtime in [*runtimes, claimed(runtimes)]],
         ],
         [
             ("containerd", lambda suite: rust(suite, targets("containerd"), **containerd)),
-            *[
-                (f"{kind}-{runtime}", partial(column, binaries=targets(kind), runtime=runtime))
-                for runtime in runtimes
-                for kind in ("system", "isolation")
-            ],
-            # The walls again, around tenants whose sandboxes have waited for them.
-            (
-                f"isolation-{claimed(runtimes)}",
-                partial(column, binaries=targets("isolation"), runtime=claimed(runtimes)),
-            ),
+            *[of("system", runtime) for runtime in runtimes],
         ],
         # Compares the whole machine before and after, so it runs when nothing else does.
         [("demo", lambda suite: single(suite, ["make", "demo", "CHECK=1"]))],

@@ -34,7 +34,7 @@ const NODE_MEBIBYTES: u64 = 512;
 /// the monitor's and the file server's input and output.
 const NODE_PROCESSES: u32 = 512;
 
-static LIMITATIONS: [Limitation; 10] = [
+static LIMITATIONS: [Limitation; 11] = [
     Limitation {
         what: "the machine's monitor, its shim and its file server are the node's root",
         why: "whoever gets out of the machine meets their filters and the control group, not a user namespace",
@@ -54,6 +54,10 @@ static LIMITATIONS: [Limitation; 10] = [
     Limitation {
         what: "no list of devices in a control group",
         why: "Kata drops it; no device node can be made inside, and those that are there are looked at",
+    },
+    Limitation {
+        what: "that parts of /proc and /sys are masked inside is asked for, and not looked at",
+        why: "they tell of the machine's own kernel alone, and the node cannot see which of them that kernel has",
     },
     Limitation {
         what: "no AppArmor inside, and Landlock only where the machine's kernel has it",
