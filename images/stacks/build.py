@@ -1,8 +1,9 @@
 """Builds an image that imitates Jupyter's docker-stacks; run by `build`.
 
 For tests: many small layers over the single-user image's one, a user 1000:100, a
-conda-like prefix, start scripts, and everything in its configuration that must
-not count. No line of the docker-stacks is in it, and nothing is downloaded.
+conda-like prefix, an environment of another prefix beside it, start scripts, and
+everything in its configuration that must not count. No line of the docker-stacks is
+in it, and nothing is downloaded.
 """
 
 import io
@@ -73,6 +74,36 @@ while [ "$1" != "--" ]; do shift; done
 shift
 exec "$@"
 """
+# An environment with a prefix of its own and a link to the first one's packages; the server extension
+# is enabled in it alone.
+OTHER = "opt/other"
+OTHER_SETTINGS = "home = /usr/bin\ninclude-system-site-packages = false\nversion = 3.11.2\n"
+OTHER_SINGLEUSER = """\
+#!/opt/other/bin/python
+import sys
+
+from jupyterhub.singleuser import main
+
+sys.exit(main())
+"""
+SHELF = """\
+from jupyter_server.base.handlers import JupyterHandler
+from jupyter_server.utils import url_path_join
+
+
+class Shelf(JupyterHandler):
+    def get(self):
+        self.finish({"shelf": self.base_url})
+
+
+def _jupyter_server_extension_points():
+    return [{"module": "shelf"}]
+
+
+def _load_jupyter_server_extension(app):
+    app.web_app.add_handlers(".*", [(url_path_join(app.base_url, "shelf"), Shelf)])
+"""
+SHELF_ENABLED = '{"ServerApp": {"jpserver_extensions": {"shelf": true}}}\n'
 HOOK = "export STACKS_HOOK=ran\n"
 
 
@@ -109,13 +140,30 @@ class Layer:
         return self.data.getvalue()
 
 
+def prefixes() -> Layer:
+    """The conda-like one, and the environment beside it."""
+    packages, enabled = "lib/python3.11/site-packages", "etc/jupyter/jupyter_server_config.d"
+    return (
+        Layer()
+        .link("opt/conda", "jupyter")
+        .file(f"opt/jupyter/{packages}/shelf.py", SHELF)
+        .file(f"{OTHER}/pyvenv.cfg", OTHER_SETTINGS)
+        .file(f"{OTHER}/bin/jupyterhub-singleuser", OTHER_SINGLEUSER, 0o755)
+        .link(f"{OTHER}/bin/python", "/usr/bin/python3")
+        .link(f"{OTHER}/{packages}", f"/opt/jupyter/{packages}")
+        .link(f"{OTHER}/share", "/opt/jupyter/share")
+        .link(f"{OTHER}/{enabled}/jupyterlab.json", f"/opt/jupyter/{enabled}/jupyterlab.json")
+        .file(f"{OTHER}/{enabled}/shelf.json", SHELF_ENABLED)
+    )
+
+
 def layers(passwd: str) -> list[Layer]:
     lines = [line for line in passwd.splitlines() if not line.startswith("jovyan:")]
     lines.append(f"jovyan:x:{UID}:{GID}::/home/jovyan:/bin/bash")
     scripts = "usr/local/bin"
     made = [
         Layer().file("etc/passwd", "\n".join(lines) + "\n"),
-        Layer().link("opt/conda", "jupyter"),
+        prefixes(),
         Layer().folder("home/jovyan", 0o2775, (UID, GID)),
         Layer().file("home/jovyan/.bashrc", "# of the image\n", owner=(UID, GID)),
         Layer().file(f"{scripts}/fix-permissions", "#!/bin/bash\n", 0o755),

@@ -280,14 +280,15 @@ class Hub:
 
     def login(self, user: str) -> requests.Session:
         """A browser's session, for pages."""
+        url = f"http://127.0.0.1:{self.port}/hub/login"
         session = requests.Session()
-        session.get(f"{URL}/hub/login", timeout=30)
+        session.get(url, timeout=30)
         form = {
             "username": user,
             "password": self.password,
             "_xsrf": session.cookies.get("_xsrf", path="/hub/"),
         }
-        answer = session.post(f"{URL}/hub/login", data=form, timeout=30, allow_redirects=False)
+        answer = session.post(url, data=form, timeout=30, allow_redirects=False)
         assert answer.status_code == 302, answer.text
         return session
 

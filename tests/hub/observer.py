@@ -20,6 +20,9 @@ VOLATILE = re.compile(
     r"(?<=jpserver-)(file-to-run-)?\d+|0x[0-9a-f]+|\d{4}-\d\d-\d\d[ T][0-9:.+]+|datetime\.datetime\([^)]*\)|\d{14}"
 )
 
+# Another one for each start, by name.
+SECRETS = {"token": os.environ["JUPYTERHUB_API_TOKEN"]}
+
 
 def read(path):
     try:
@@ -33,9 +36,11 @@ def read(path):
 def shown(value):
     if isinstance(value, (set, frozenset)):
         value = sorted(value, key=repr)
-    text = VOLATILE.sub("…", repr(value))
-    # Another one for each start.
-    return text.replace(os.environ["JUPYTERHUB_API_TOKEN"], "(token)")[:2000]
+    text = repr(value)
+    # First: what they are made of may look like anything.
+    for name, secret in SECRETS.items():
+        text = text.replace(secret, f"({name})")
+    return VOLATILE.sub("…", text)[:2000]
 
 
 def traits(found, name, thing):
@@ -114,6 +119,10 @@ def of_python(found):
 
 
 def of_server(found, app):
+    SECRETS["cookie secret"] = repr(app.cookie_secret)
+    if app.identity_provider.token:
+        # The older server makes one that nothing asks for.
+        SECRETS["server's token"] = app.identity_provider.token
     traits(found, "ServerApp", app)
     for name, extensions in sorted(app.extension_manager.extension_apps.items()):
         for extension in extensions:
@@ -125,7 +134,8 @@ def of_server(found, app):
         thing = getattr(app, name, None)
         if hasattr(thing, "trait_names"):
             traits(found, name, thing)
-    traits(found, "hub_auth", app.identity_provider.hub_auth)
+    # The older server has it of its own, the extension puts it where the server asks who somebody is.
+    traits(found, "hub_auth", getattr(app, "hub_auth", None) or app.identity_provider.hub_auth)
     for name, value in app.web_app.settings.items():
         # Made from a set, whose order is another one in each process.
         found[f"setting.{name}"] = shown(sorted(value) if name == "static_immutable_cache" else value)

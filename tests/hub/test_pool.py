@@ -13,12 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from hub import LIGHT, Hub
 from kernel import run_code
 
 from launcher import Launcher, profile
 
 RUNTIMES = ("runc", "gvisor")
+# Not an extension of Jupyter's server but a subclass of it, as JupyterHub had before and still has; under runc.
+OLDER = "older"
+# An environment of the image beside its first one, with a server extension enabled in it; under runc.
+OTHER = "other"
 POOL = "pool = { minimum = 1, maximum = 2 }\nenvironment_allowed"
 
 # A server extension in the user's home: tells everything that can be seen of the server it is in.
@@ -28,6 +33,10 @@ import sys
 sys.path.insert(0, "/home/jovyan/.observer")
 c.ServerApp.jpserver_extensions = {"observer": True}
 """
+
+VOLATILE = re.compile(
+    r"(?<=[?&])(state|code|code_challenge)=[^&]*|[0-9a-f]{8}-[0-9a-f-]{27}|\d{4}-\d\d-\d\dT[0-9:.]+Z?"
+)
 
 # What may differ between a cold and a claimed server, each with its reason. Nothing else may.
 EXPLAINED = {
@@ -39,6 +48,7 @@ EXPLAINED = {
     r"maps\.(uid|gid)": "the user's id inside lies in the sandbox's range, and the home is mapped",
     r"mount\./home/jovyan": "seen through mapped ids",
     r"descriptors\.of_packages": "a file of a package, for reading alone, that the rehearsal may not have closed",
+    r"trait\..*\._last_activity_sent": "when the hub was last told of activity, which it is every now and then",
     r"threads": "an idle thread of the pool that the rehearsal has used",
 }
 
@@ -47,6 +57,32 @@ def observe(hub: Hub, user: str) -> dict[str, Any]:
     answer = hub.get(f"/user/{user}/observer")
     assert answer.status_code == 200, answer.text
     return answer.json()
+
+
+def answers(hub: Hub, browser: requests.Session, user: str) -> dict[str, Any]:
+    """What a user's programs and a user's browser get from a server."""
+    base = f"http://127.0.0.1:{hub.port}/user/{user}"
+    token = {"Authorization": f"token {hub.token}"}
+    found: dict[str, Any] = {}
+    for who, headers in (("token", token), ("nobody", {})):
+        for request in ("GET api", "GET api/contents", "GET shelf", "POST api/kernels"):
+            method, path = request.split()
+            answer = requests.request(method, f"{base}/{path}", headers=headers, timeout=60)
+            # A page has a token of its own in it, and says no more than the code.
+            is_page = "html" in answer.headers.get("Content-Type", "")
+            text = "(page)" if is_page else VOLATILE.sub("…", answer.text)
+            found[f"answer.{method}.{path}.{who}"] = [answer.status_code, text]
+    page = browser.get(f"{base}/lab", timeout=60)
+    steps = [(step.status_code, step.url) for step in (*page.history, page)]
+    found["answer.login"] = [(code, VOLATILE.sub("…", url)) for code, url in steps]
+    own = [cookie for cookie in browser.cookies if cookie.path.startswith("/user/")]
+    found["answer.cookies"] = sorted((cookie.name, cookie.path) for cookie in own)
+    [forgery] = [cookie.value for cookie in own if cookie.name == "_xsrf"]
+    answer = browser.post(f"{base}/api/kernels", headers={"X-XSRFToken": forgery}, timeout=60)
+    found["answer.POST.api/kernels.browser"] = [answer.status_code, VOLATILE.sub("…", answer.text)]
+    # Two servers that nobody can use would be the same, too.
+    assert (page.status_code, answer.status_code) == (200, 201), answer.text
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +96,11 @@ def pooled() -> Iterator[Launcher]:
         text += profile(f"test-cold-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         warm = profile(f"test-warm-{runtime}").replace('runtimes = ["runc", "gvisor"]', own)
         text += warm.replace("environment_allowed", POOL)
+    for kind, pool in (("cold", "environment_allowed"), ("warm", POOL)):
+        other = profile(f"test-{kind}-other", image="stacks").replace("gid = 1000", "gid = 100")
+        text += other.replace("environment_allowed", pool).replace('PATH = "', 'PATH = "/opt/other/bin:')
+        older = profile(f"test-{kind}-older").replace("environment_allowed", pool)
+        text += older.replace("LANG =", 'JUPYTERHUB_SINGLEUSER_EXTENSION = "0"\nLANG =')
     stacks = profile("test-warm-stacks", image="stacks").replace("gid = 1000", "gid = 100")
     text += stacks.replace("environment_allowed", "pool = { minimum = 1, maximum = 1 }\nenvironment_allowed")
     launcher.config.write_text(text.replace("[pool]\n", '[pool]\nmemory = "2GiB"\ncpu = 4.0\n'))
@@ -128,17 +169,19 @@ for path, text in {files!r}.items():
     hub.stop(user)
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
+@pytest.mark.parametrize("runtime", (*RUNTIMES, OLDER, OTHER))
 def test_a_claimed_server_is_the_one_a_cold_start_gives(
     pooled: Launcher, pooled_hub: Hub, runtime: str
 ) -> None:
     user = f"twin-{runtime}"
     plant(pooled_hub, user)
+    # Before the first start: the hub knows more of who has logged in.
+    browsers = [pooled_hub.login(user) for _ in range(2)]
     before = wait_for_slot(pooled, runtime)
     seen = []
-    for options in (cold(runtime), warm(runtime)):
+    for options, browser in zip((cold(runtime), warm(runtime)), browsers, strict=True):
         pooled_hub.up(user, options=options)
-        seen.append(observe(pooled_hub, user))
+        seen.append(observe(pooled_hub, user) | answers(pooled_hub, browser, user))
         pooled_hub.stop(user)
     after = counts(pooled, runtime)
     assert (after["HITS"], after["FAILURES"]) == (before["HITS"] + 1, before["FAILURES"])
@@ -155,7 +198,12 @@ def test_a_claimed_server_is_the_one_a_cold_start_gives(
     assert unexplained == {}, json.dumps(unexplained, indent=1)
     # The test can see: what must differ does. gVisor's kernel tells nothing of the node's numbers.
     assert "command_line" in differences
-    assert ("maps.uid" in differences) == (runtime == "runc")
+    assert ("maps.uid" in differences) == (runtime != "gvisor")
+    assert (seen[0].get("environment.JUPYTERHUB_SINGLEUSER_EXTENSION") == "0") == (runtime == OLDER)
+    # JupyterHub's own older server wants more than a token for this, its extension does not.
+    assert seen[0]["answer.POST.api/kernels.token"][0] == (403 if runtime == OLDER else 201)
+    assert (seen[0]["python.prefix"] == "/opt/other") == (runtime == OTHER)
+    assert (seen[0]["answer.GET.shelf.token"][0] == 200) == (runtime == OTHER)
 
 
 # A package as an index would have it, and its installation.
