@@ -38,7 +38,13 @@ def test_a_docker_stack_runs_unchanged(hub: Hub, launcher: Launcher) -> None:
 def test_check_says_what_an_image_supports(launcher: Launcher) -> None:
     single = launcher.run("image", "check", REFERENCE)
     assert single.returncode == 0, single.stdout + single.stderr
-    for part in ("its Python is 3.11", "jupyterlab", "modules are compiled", "jovyan (1000:1000)", "can wait for its user"):
+    for part in (
+        "its Python is 3.11",
+        "jupyterlab",
+        "modules are compiled",
+        "jovyan (1000:1000)",
+        "can wait for its user",
+    ):
         assert part in single.stdout, single.stdout
     assert "rfc3987" not in single.stdout and "pypi.org" not in single.stdout, single.stdout
     stacks = launcher.run("image", "check", STACKS_REFERENCE)
