@@ -4,8 +4,11 @@ says by Missing why it cannot take part on this machine.
 All of them run the same software: the files of the single-user image.
 """
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import tarfile
@@ -194,15 +197,21 @@ def docker(place: Place) -> list[Contender]:
             stderr=log,
         )
 
-    def end() -> None:
-        daemon.terminate()
-        daemon.wait(60)
-
-    place.stack.callback(end)
-
     def client(*words: object) -> subprocess.CompletedProcess[str]:
         command = [DOCKER / "bin/docker", "--host", f"unix://{socket}", *words]
         return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+    def end() -> None:
+        client("rm", "--force", *client("ps", "--all", "--quiet").stdout.split())
+        daemon.terminate()
+        daemon.wait(60)
+        # A container whose start has failed half leaves its shim and what that started.
+        for process in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if str(work).encode() in (process / "cmdline").read_bytes():
+                    os.kill(int(process.name), signal.SIGKILL)
+
+    place.stack.callback(end)
 
     deadline = time.monotonic() + 60
     while client("info").returncode != 0:
