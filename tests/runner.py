@@ -154,10 +154,12 @@ def build() -> list[Binary]:
 
 
 def build_images() -> float:
-    """The single-user image, and those on top of it."""
+    """The single-user image, those on top of it, and the other program behind runc's driver."""
     spent = must("build image", [ROOT / "images/singleuser/build"])
     spent += must("build stacks image", [ROOT / "images/stacks/build"])
-    return spent + must("build programs image", [ROOT / "images/programs/build"])
+    spent += must("build programs image", [ROOT / "images/programs/build"])
+    # Compiled here and not with the other tools, so that nothing waits for it.
+    return spent + must("get youki", [ROOT / "tools/get", "youki"])
 
 
 def rust(suite: Suite, binaries: list[Binary], **environment: str) -> None:

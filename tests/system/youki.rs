@@ -7,7 +7,7 @@ use adrastea_tests::{Instance, Options, Suite, client::request, place};
 use anyhow::{Context as _, ensure};
 
 const ABSENT: &str =
-    "youki is not in target/tools/youki (its build takes minutes; docs/install.md says how)";
+    "youki is not in target/tools/youki (its build takes minutes: tools/get youki)";
 
 pub fn add(suite: &mut Suite) {
     let name = "youki::runs_servers_behind_every_wall_under_its_own_name";

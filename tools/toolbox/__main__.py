@@ -11,6 +11,7 @@ import debian
 import docker
 import node
 import python
+import youki
 from common import TOOLS, ToolError, locked, record_versions, say
 
 PARTS = {
@@ -25,6 +26,7 @@ PARTS = {
     "browser": browser.get_browser,
     "docker": docker.get_docker,
     "faketime": debian.get_faketime,
+    "youki": youki.get_youki,
     "lint": debian.get_lint_packages,
     "pyright": node.get_pyright,
 }

@@ -33,6 +33,7 @@ BUILD_NEEDS = {
     "python3-venv": "python3-venv",
 }
 LINT_NEEDS = {"shellcheck": "shellcheck"}
+YOUKI_NEEDS = {"pkg-config": "pkg-config"}
 BROWSER_NEEDS = {
     "chromium-headless-shell": "chromium-headless-shell",
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf": "fonts-dejavu-core",
@@ -80,6 +81,10 @@ def get_browser_packages(step: str) -> dict[str, str]:
     return _install_missing(f"{step}browser", BROWSER_NEEDS)
 
 
+def get_youki_packages(step: str) -> dict[str, str]:
+    return _install_missing(f"{step}youki", YOUKI_NEEDS)
+
+
 def private_apt(suite: str) -> list[str]:
     """Options that make apt work on one suite in a directory of its own."""
     base = TOOLS / "apt" / suite
@@ -111,9 +116,13 @@ def _newest(package: str, suite: str, into: Path) -> tuple[Path, str]:
     return deb, run(["dpkg-deb", "--field", deb, "Version"]).strip()
 
 
+def pinned(name: str) -> dict[str, str]:
+    return tomllib.loads(LOCK.read_text())[name]
+
+
 def _fetch(name: str, into: Path) -> tuple[Path, str]:
     """Downloads what the lock file pins under this name; answers file and version."""
-    pin = tomllib.loads(LOCK.read_text())[name]
+    pin = pinned(name)
     package = pin.get("package", name)
     say(f"  getting {package} {pin['version']} from {pin['suite']}")
     deb = into / Path(pin["file"]).name
@@ -136,7 +145,7 @@ def _fetch(name: str, into: Path) -> tuple[Path, str]:
     return deb, pin["version"]
 
 
-def _unpack(names: list[str], place: str) -> tuple[Path, dict[str, str]]:
+def unpack(names: list[str], place: str) -> tuple[Path, dict[str, str]]:
     if (architecture := run(["dpkg", "--print-architecture"]).strip()) != "amd64":
         raise ToolError(f"failed to find tools for `{architecture}`: the lock file pins amd64 packages")
     work = TOOLS / "unpack" / place
@@ -165,7 +174,7 @@ def _get_containerd(step: str, name: str, programs: Path) -> dict[str, str]:
     wanted = ["containerd", "containerd-shim-runc-v2", "ctr"]
     say(f"{step}{name}")
     if not is_done(name, mark, versions_file, *(programs / program for program in wanted)):
-        tree, versions = _unpack([name], name)
+        tree, versions = unpack([name], name)
         for program in wanted:
             _place(tree / "usr/bin" / program, programs / program)
         run([programs / "containerd", "--version"])
@@ -189,7 +198,7 @@ def _get_program(step: str, package: str, path: str) -> dict[str, str]:
     program, version_file = TOOLS / "bin" / Path(path).name, TOOLS / "bin" / f".{package}.version"
     say(f"{step}{package}")
     if not is_done(package, mark, program, version_file):
-        tree, versions = _unpack([package], package)
+        tree, versions = unpack([package], package)
         _place(tree / path, program)
         run([program, "--version"])
         version_file.write_text(versions[package])
@@ -233,7 +242,7 @@ def get_runc(step: str) -> dict[str, str]:
     version_file = TOOLS / "bin" / ".runc.version"
     say(f"{step}runc")
     if not is_done("runc", mark, runc, version_file, libraries):
-        tree, versions = _unpack(["runc", "libc6", "libseccomp2"], "runc")
+        tree, versions = unpack(["runc", "libc6", "libseccomp2"], "runc")
         program = (tree / "usr/sbin/runc").resolve()
         for name, library in _closure(program, tree).items():
             _place(library, libraries / name)
@@ -255,7 +264,7 @@ def get_faketime(step: str) -> dict[str, str]:
     library, version_file = TOOLS / "faketime" / "libfaketimeMT.so.1", TOOLS / "faketime" / ".version"
     say(f"{step}libfaketime")
     if not is_done("libfaketime", mark, library, version_file):
-        tree, versions = _unpack(["libfaketime"], "libfaketime")
+        tree, versions = unpack(["libfaketime"], "libfaketime")
         _place(next(tree.rglob(library.name)), library)
         version_file.write_text(versions["libfaketime"])
         shutil.rmtree(tree.parent)
@@ -271,7 +280,7 @@ def get_docker_packages(step: str) -> dict[str, str]:
     wanted = ["usr/sbin/dockerd", "usr/sbin/docker-proxy", "usr/bin/docker"]
     say(f"{step}docker.io")
     if not is_done("docker.io", mark, version_file, *(programs / Path(one).name for one in wanted)):
-        tree, versions = _unpack(["docker.io"], "docker.io")
+        tree, versions = unpack(["docker.io"], "docker.io")
         for one in wanted:
             _place(tree / one, programs / Path(one).name)
         run([programs / "dockerd", "--version"])
