@@ -57,7 +57,8 @@ impl Instance {
     }
 
     async fn pool_of(&self, profile: &str) -> anyhow::Result<v1::ProfilePool> {
-        let list = self.admin().await?.list_pool(v1::ListPoolRequest {}).await?.into_inner();
+        let list =
+            self.admin().await?.list_pool(v1::ListPoolRequest::default()).await?.into_inner();
         let found = list.profiles.into_iter().find(|pool| pool.profile == profile);
         found.with_context(|| format!("`{profile}` has no pool"))
     }

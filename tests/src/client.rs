@@ -162,7 +162,8 @@ impl Instance {
     pub async fn pool(&self, profile: &str, waiting: usize) -> anyhow::Result<v1::ProfilePool> {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
-            let list = self.admin().await?.list_pool(v1::ListPoolRequest {}).await?.into_inner();
+            let list =
+                self.admin().await?.list_pool(v1::ListPoolRequest::default()).await?.into_inner();
             let found = list.profiles.into_iter().find(|pool| pool.profile == profile);
             match found {
                 Some(pool) if pool.waiting.len() == waiting => return Ok(pool),

@@ -126,16 +126,17 @@ const WAYS: &[(&str, bool)] = &[
 fn damage(instance: &Instance, way: &str) -> anyhow::Result<()> {
     // The last connection's end merges the log of changes: otherwise that would heal it.
     sql(instance, "SELECT 1")?;
+    let size: u64 = sql(instance, "PRAGMA page_size")?.trim().parse()?;
     let file = fs::OpenOptions::new().write(true).open(ledger(instance))?;
     match way {
-        "truncated" => file.set_len(4096 * 3 + 100)?,
+        "truncated" => file.set_len(size * 3 + 100)?,
         "garbage" => file.write_all_at(&vec![0x5a; usize::try_from(file.metadata()?.len())?], 0)?,
         "empty" => file.set_len(0)?,
         "a page" => {
             let root =
                 sql(instance, "SELECT rootpage FROM sqlite_master WHERE name = 'sandboxes'")?;
             let page: u64 = root.trim().parse()?;
-            file.write_all_at(&[0xa5; 4096], (page - 1) * 4096)?;
+            file.write_all_at(&vec![0xa5; usize::try_from(size)?], (page - 1) * size)?;
         }
         "a step" => {
             sql(instance, "UPDATE steps SET step = 'dance' WHERE sequence = 1")?;
@@ -279,7 +280,7 @@ fn absent(error: std::io::Error) -> std::io::Result<()> {
 /// SQL on the ledger, as an administrator would; the first value of the last query.
 fn sql(instance: &Instance, text: &str) -> anyhow::Result<String> {
     let connection = rusqlite::Connection::open(ledger(instance))?;
-    if text.starts_with("SELECT") {
+    if text.starts_with("SELECT") || text == "PRAGMA page_size" {
         return Ok(connection.query_row(text, [], |row| row.get::<_, i64>(0))?.to_string());
     }
     connection.execute_batch(text)?;

@@ -76,7 +76,11 @@ async fn takes(instance: &Instance) -> anyhow::Result<()> {
     ensure!(slot.memory_bytes > 0 && pool.problem.is_empty(), "{pool:?}");
     ensure!(instance.live().await?.is_empty(), "somebody was told of a slot");
     let listed = instance.cli(&["pool"])?;
-    ensure!(listed.stdout.contains(&slot.sandbox_id), "{listed:?}");
+    let line = listed.stdout.lines().find(|line| line.starts_with(&slot.sandbox_id));
+    let line = line.with_context(|| format!("{listed:?}"))?;
+    // What the kernel charges, and what the processes use.
+    let sizes = line.matches("iB").count();
+    ensure!(sizes == 2 && !line.contains(" 0 bytes"), "{line}");
 
     let ready = instance.start_with(request("ana", &[])).await?;
     ensure!(ready.id() == slot.sandbox_id, "{} is not {}", ready.id(), slot.sandbox_id);

@@ -89,6 +89,10 @@ impl Ground for BareGround {
         BTreeMap::new()
     }
 
+    fn proportional_memory(&self, _: &Sandbox) -> u64 {
+        0
+    }
+
     fn has_home(&self, _: &str) -> Result<bool, Failure> {
         Ok(false)
     }

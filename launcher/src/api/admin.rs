@@ -308,7 +308,14 @@ impl admin_server::Admin for AdminService {
         request: Request<v1::ListPoolRequest>,
     ) -> Result<Response<v1::ListPoolResponse>, Status> {
         require_root(&request)?;
-        let profiles = self.launcher.describe_pool().into_iter().map(pool::describe).collect();
+        let mut profiles: Vec<_> =
+            self.launcher.describe_pool().into_iter().map(pool::describe).collect();
+        if request.get_ref().with_proportional_memory {
+            let launcher = Arc::clone(&self.launcher);
+            let memory = tokio::task::spawn_blocking(move || launcher.memory_of_waiting());
+            let memory = memory.await.map_err(|_| Status::internal("the look ended early"))?;
+            pool::add_memory(&mut profiles, &memory);
+        }
         Ok(Response::new(v1::ListPoolResponse { profiles }))
     }
 

@@ -1,5 +1,7 @@
 //! The pool as the wire has it.
 
+use std::collections::HashMap;
+
 use adrastea_proto::v1;
 use tonic::Status;
 
@@ -15,6 +17,7 @@ pub fn describe(state: PoolState) -> v1::ProfilePool {
         age_ms: milliseconds(slot.age),
         memory_bytes: slot.memory_bytes,
         cpu_ms: milliseconds(slot.cpu),
+        proportional_memory_bytes: None,
     });
     v1::ProfilePool {
         profile: state.profile,
@@ -27,6 +30,13 @@ pub fn describe(state: PoolState) -> v1::ProfilePool {
         failures: state.counts.failures,
         drained: state.drained,
         problem: state.aside.unwrap_or_default(),
+    }
+}
+
+/// What the processes of each use for themselves; of one that was taken meanwhile nothing is told.
+pub fn add_memory(profiles: &mut [v1::ProfilePool], memory: &HashMap<String, u64>) {
+    for slot in profiles.iter_mut().flat_map(|profile| &mut profile.waiting) {
+        slot.proportional_memory_bytes = memory.get(&slot.sandbox_id).copied();
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{quantity::display_bytes, say::say};
 pub async fn list(config: &Path) -> anyhow::Result<ExitCode> {
     let answer = client::admin(config)
         .await?
-        .list_pool(v1::ListPoolRequest {})
+        .list_pool(v1::ListPoolRequest { with_proportional_memory: true })
         .await
         .map_err(|status| client::said(&status))?;
     let profiles = answer.into_inner().profiles;
@@ -55,26 +55,31 @@ pub async fn list(config: &Path) -> anyhow::Result<ExitCode> {
     if waiting().next().is_some() {
         say!("");
         say!(
-            "{:<14} {:<24} {:>8} {:>12} {:>12}",
+            "{:<14} {:<24} {:>8} {:>12} {:>12} {:>12}",
             "SANDBOX",
             "PROFILE",
             "AGE",
             "MEMORY",
+            "PSS",
             "CPU TO MAKE"
         );
         for (pool, one) in waiting() {
             say!(
-                "{:<14} {:<24} {:>6} s {:>12} {:>9} ms",
+                "{:<14} {:<24} {:>6} s {:>12} {:>12} {:>9} ms",
                 one.sandbox_id,
                 pool.profile,
                 one.age_ms / 1000,
                 display_bytes(one.memory_bytes),
+                one.proportional_memory_bytes.map_or_else(|| "-".to_owned(), display_bytes),
                 one.cpu_ms
             );
         }
         say!("");
         say!("MEMORY is what the kernel charges the control group with: it counts pages of the");
         say!("image's files that other sandboxes use, too, with whoever read them first.");
+        say!(
+            "PSS is what its processes use; pages that are shared are divided among those who do."
+        );
     }
     Ok(ExitCode::SUCCESS)
 }

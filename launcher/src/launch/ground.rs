@@ -93,6 +93,9 @@ pub trait Ground: Send + Sync {
     /// What a running sandbox uses now, by name.
     fn counters(&self, sandbox: &Sandbox) -> BTreeMap<String, u64>;
 
+    /// Bytes that its processes use, where pages that several share are divided among them.
+    fn proportional_memory(&self, sandbox: &Sandbox) -> u64;
+
     /// Whether there is a home of that name on disk.
     fn has_home(&self, on_disk: &str) -> Result<bool, Failure>;
 

@@ -544,6 +544,11 @@ impl Ground for NodeGround {
         counters
     }
 
+    fn proportional_memory(&self, sandbox: &Sandbox) -> u64 {
+        let processes = self.cgroups.processes(&sandbox.cgroup).into_iter();
+        processes.filter_map(|pid| processes::proportional_memory(pid).ok()).sum()
+    }
+
     fn has_home(&self, on_disk: &str) -> Result<bool, Failure> {
         self.homes.is_there(&self.home_root, on_disk).map_err(home_failure)
     }

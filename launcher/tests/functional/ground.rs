@@ -342,6 +342,10 @@ impl Ground for StandInGround {
         BTreeMap::from([("memory_used_bytes".into(), 7)])
     }
 
+    fn proportional_memory(&self, _: &Sandbox) -> u64 {
+        5
+    }
+
     fn has_home(&self, on_disk: &str) -> Result<bool, Failure> {
         Ok(self.orders().homes.contains(on_disk))
     }

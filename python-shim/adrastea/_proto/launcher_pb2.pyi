@@ -465,8 +465,10 @@ class StopSandboxResponse(_message.Message):
     def __init__(self, stopped: _Optional[bool] = ...) -> None: ...
 
 class ListPoolRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("with_proportional_memory",)
+    WITH_PROPORTIONAL_MEMORY_FIELD_NUMBER: _ClassVar[int]
+    with_proportional_memory: bool
+    def __init__(self, with_proportional_memory: _Optional[bool] = ...) -> None: ...
 
 class ListPoolResponse(_message.Message):
     __slots__ = ("profiles",)
@@ -499,16 +501,18 @@ class ProfilePool(_message.Message):
     def __init__(self, profile: _Optional[str] = ..., minimum: _Optional[int] = ..., maximum: _Optional[int] = ..., target: _Optional[int] = ..., waiting: _Optional[_Iterable[_Union[WaitingSandbox, _Mapping]]] = ..., hits: _Optional[int] = ..., misses: _Optional[int] = ..., failures: _Optional[int] = ..., drained: _Optional[bool] = ..., problem: _Optional[str] = ...) -> None: ...
 
 class WaitingSandbox(_message.Message):
-    __slots__ = ("sandbox_id", "age_ms", "memory_bytes", "cpu_ms")
+    __slots__ = ("sandbox_id", "age_ms", "memory_bytes", "cpu_ms", "proportional_memory_bytes")
     SANDBOX_ID_FIELD_NUMBER: _ClassVar[int]
     AGE_MS_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     CPU_MS_FIELD_NUMBER: _ClassVar[int]
+    PROPORTIONAL_MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     sandbox_id: str
     age_ms: int
     memory_bytes: int
     cpu_ms: int
-    def __init__(self, sandbox_id: _Optional[str] = ..., age_ms: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., cpu_ms: _Optional[int] = ...) -> None: ...
+    proportional_memory_bytes: int
+    def __init__(self, sandbox_id: _Optional[str] = ..., age_ms: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., cpu_ms: _Optional[int] = ..., proportional_memory_bytes: _Optional[int] = ...) -> None: ...
 
 class DrainPoolRequest(_message.Message):
     __slots__ = ("profile",)

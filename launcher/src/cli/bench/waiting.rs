@@ -76,7 +76,7 @@ fn profile(node: &Node, config: &Config, runtime: &str) -> Option<String> {
 }
 
 async fn look(node: &Node, profile: &str) -> anyhow::Result<v1::ProfilePool> {
-    let list = node.admin().list_pool(v1::ListPoolRequest {}).await;
+    let list = node.admin().list_pool(v1::ListPoolRequest::default()).await;
     let profiles = list.map_err(|status| client::said(&status))?.into_inner().profiles;
     let found = profiles.into_iter().find(|pool| pool.profile == profile);
     found.with_context(|| format!("the launcher knows no pool of profile `{profile}`"))

@@ -1,7 +1,11 @@
 //! Keeps the pool as it is to be: as many slots as are wanted, none that is too old or of a
 //! kind that nobody wants any more, within the budget, and behind everybody who waits.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::time::Instant;
 
@@ -161,6 +165,16 @@ impl Launcher {
     fn memory_of(&self, slot: &Slot) -> u64 {
         let counters = self.ground.counters(&slot.entry.sandbox);
         counters.get("memory_used_bytes").copied().unwrap_or(0)
+    }
+
+    /// What the processes of each slot use, by its id. Reads a file for each process: not for a
+    /// thread that others wait for.
+    pub fn memory_of_waiting(&self) -> HashMap<String, u64> {
+        let of = |entry: Arc<crate::launch::Entry>| {
+            let memory = self.ground.proportional_memory(&entry.sandbox);
+            (entry.sandbox.id().to_string(), memory)
+        };
+        self.pool.entries().into_iter().map(of).collect()
     }
 
     fn tell_of_pool(&self) {
