@@ -45,6 +45,15 @@ pub fn host_ids(pid: i32, map: &str) -> anyhow::Result<Vec<(u64, u64)>> {
         .collect()
 }
 
+/// Those that last as long as the sandbox. A kernel of its own starts helpers whenever it wants some,
+/// and ends them.
+pub fn lasting_processes_of(group: &str) -> BTreeSet<i32> {
+    let all = processes_of(group);
+    let parent = |pid: &i32| -> Option<i32> { status(*pid).ok()?.get("PPid")?.parse().ok() };
+    let is_helper = |pid: &i32| parent(pid).is_none_or(|parent| all.contains(&parent));
+    all.iter().copied().filter(|pid| !column::has_own_kernel() || !is_helper(pid)).collect()
+}
+
 /// The processes in a control group and below, of every hierarchy that has it.
 pub fn processes_of(group: &str) -> BTreeSet<i32> {
     fn collect(directory: &Path, found: &mut BTreeSet<i32>) {

@@ -26,7 +26,7 @@ async fn killed(instance: &Instance) -> anyhow::Result<()> {
         let group = format!("/{}/{}", instance.name, ready.id());
         before.insert(
             user,
-            (group.clone(), posture::processes_of(&group), ready.address().to_owned()),
+            (group.clone(), posture::lasting_processes_of(&group), ready.address().to_owned()),
         );
     }
     // From one server to the others; `n6` shows what this sees without walls.
@@ -82,9 +82,10 @@ fn stand(
     before: &BTreeMap<&String, (String, std::collections::BTreeSet<i32>, String)>,
 ) -> anyhow::Result<()> {
     for (user, (group, processes, address)) in before {
+        let now = posture::lasting_processes_of(group);
         ensure!(
-            posture::processes_of(group) == *processes,
-            "`{user}` has other processes than before"
+            !now.is_empty() && now == *processes,
+            "`{user}` has other processes than before: {processes:?}, now {now:?}"
         );
         for pid in processes {
             let faults = posture::faults(*pid, group)?;
