@@ -99,6 +99,8 @@ memory_ceiling = "1GiB"
 SERVER = ["jupyterhub-singleuser"]
 LIGHT = ["/opt/jupyter/bin/python", "-c", Path(__file__).with_name("light_server.py").read_text()]
 STACKS_SERVER = ["/usr/local/bin/start-singleuser.sh"]
+# Long enough to be seen on its way, however fast the machine is.
+SLOW = ["/bin/sh", "-c", 'sleep 4; exec jupyterhub-singleuser "$@"', "sh"]
 BROKEN = ["/bin/sh", "-c", "echo '<boom> here' >&2; exit 3"]
 
 
@@ -153,6 +155,7 @@ class Launcher:
         text += profile("test-programs", image="programs")
         text += profile("test-absent", image="absent")
         text += profile("test-broken", command=BROKEN)
+        text += profile("test-slow", command=SLOW)
         text += profile("test-light", command=LIGHT)
         for how in ("once", "silent", "stubborn"):
             text += profile(f"test-{how}", command=[*LIGHT, how])

@@ -51,7 +51,7 @@ def test_the_whole_way(hub: Hub) -> None:
         page = browser.page
         log_in(browser, hub, "walter")
         page.goto(f"{URL}/hub/spawn")
-        choose(browser, "standard")
+        choose(browser, "test-slow")
         page.wait_for_selector("#progress-bar", state="visible")
         browser.picture("progress")
         wait_for_lab(browser, "walter")
