@@ -1,5 +1,6 @@
 //! What the kernel offers besides namespaces and filters: Landlock, AppArmor, and core
-//! scheduling (no two users on the threads of one core); and who ends first without memory. Asked by the proof and by `doctor`.
+//! scheduling (no two users on the threads of one core); and who ends first without memory.
+//! Asked by the proof and by `doctor`.
 
 use std::{fs, io, path::Path};
 

@@ -19,8 +19,8 @@ use super::{
     sandbox::{self, Sandbox},
 };
 use crate::host::{
-    Attempt as _, HostError, cgroup_limits::surround, confinement, directories, mounts,
-    tolerate_absence,
+    Attempt as _, HostError, cgroup_limits::surround, cgroups::Hierarchy, confinement, directories,
+    mounts, tolerate_absence,
 };
 
 impl NodeGround {
@@ -58,11 +58,7 @@ impl NodeGround {
         if sandbox.runtime().is_none_or(|it| it.kernel() != Kernel::Machine) {
             return Ok(());
         }
-        let score = base.process().as_ref().and_then(Process::oom_score_adj);
-        for pid in machine_processes(plan, &self.cgroups)? {
-            confinement::ends_early(pid, score.unwrap_or(1000))?;
-        }
-        Ok(())
+        end_early(plan, base, &self.cgroups)
     }
 
     pub(super) fn broken_walls_of_machine(
@@ -88,6 +84,14 @@ impl NodeGround {
         }
         remove_leavings(id)
     }
+}
+
+/// See [`NodeGround::end_machine_early`].
+pub fn end_early(plan: &Plan, base: &Spec, cgroups: &Hierarchy) -> Result<(), HostError> {
+    let score = base.process().as_ref().and_then(Process::oom_score_adj);
+    machine_processes(plan, cgroups)?
+        .into_iter()
+        .try_for_each(|pid| confinement::ends_early(pid, score.unwrap_or(1000)))
 }
 
 /// See [`NodeGround::remove_machine`].

@@ -12,15 +12,7 @@ use adrastea_runtimes::{
     spec::{self, SpecError},
 };
 
-use oci_spec::runtime::Process;
-
-use super::{
-    channel::Channel,
-    failure::chain,
-    machine,
-    observe::{machine_processes, observe_machine},
-    proof,
-};
+use super::{channel::Channel, failure::chain, machine, observe::observe_machine, proof};
 use crate::host::{cgroup_limits::surround, cgroups::Hierarchy, confinement, directories, fifo};
 
 pub struct MachineTrial<'it> {
@@ -89,11 +81,8 @@ impl MachineTrial<'_> {
     ) -> Result<(), String> {
         let Self { driver, plan, cgroups, .. } = self;
         let base = spec::base(plan).map_err(|error| chain(&error))?;
-        let score = base.process().as_ref().and_then(Process::oom_score_adj);
         confinement::separate_cores(pid).map_err(|error| chain(&error))?;
-        for part in machine_processes(plan, cgroups).map_err(|error| chain(&error))? {
-            confinement::ends_early(part, score.unwrap_or(1000)).map_err(|error| chain(&error))?;
-        }
+        machine::end_early(plan, &base, cgroups).map_err(|error| chain(&error))?;
         let seen =
             observe_machine(configuration, plan, pid, cgroups).map_err(|error| chain(&error))?;
         let mut broken = proof::broken_walls_of_machine(&seen, Some(report), *driver, plan, &base);
