@@ -92,7 +92,9 @@ def cell(proofs: list[Proof], runtime: str, runtimes: list[str], outcomes: list[
 def _nothing_ran(column: str, outcomes: list[Outcome]) -> str:
     """Why none of a column's own tests ran, if so: then it was seen to keep no promise at all."""
     own = [one.reason for one in outcomes if one.suite.endswith(f"-{column}")]
-    if not own or not all(own):
+    if not own:
+        return "none of its own tests ran"
+    if not all(own):
         return ""
     reasons = [reason for reason in own if reason]
     return max(sorted(set(reasons)), key=reasons.count)
