@@ -27,6 +27,8 @@ pub struct RuntimeConfig {
     pub experimental: bool,
     /// What the machines of such a runtime are made of.
     pub machine: Option<MachineConfig>,
+    /// The runtime's own shim, in the place of containerd's ordinary one.
+    pub shim: Option<PathBuf>,
 }
 
 /// The table `[runtimes.NAME.machine]`. The defaults are where Kata's own releases lie.
@@ -112,7 +114,7 @@ impl RuntimeConfig {
 
 /// What its driver has to say to the table.
 fn of_driver(name: &str, runtime: &RuntimeConfig, driver: &dyn Runtime) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems: Vec<_> = shim_problem(name, runtime, driver).into_iter().collect();
     match driver.unproved() {
         Some(why) if !runtime.experimental => problems.push(format!(
             "runtimes.{name} is experimental: {why}; with `experimental = true` it is offered all the same"
@@ -143,6 +145,22 @@ fn of_driver(name: &str, runtime: &RuntimeConfig, driver: &dyn Runtime) -> Vec<S
         }
     }
     problems
+}
+
+fn shim_problem(name: &str, runtime: &RuntimeConfig, driver: &dyn Runtime) -> Option<String> {
+    let path = runtime.shim.as_deref()?;
+    let Some(own) = driver.own_shim() else {
+        return Some(format!("runtimes.{name}.shim: `{}` has no shim of its own", driver.name()));
+    };
+    // The program is known by it among the node's processes, should the engine forget one.
+    let is_that = path.is_absolute() && path.file_name().is_some_and(|it| it == own.program);
+    (!is_that).then(|| {
+        format!(
+            "runtimes.{name}.shim `{}` is not the absolute path of a `{}`",
+            path.display(),
+            own.program
+        )
+    })
 }
 
 fn problem(name: &str, runtime: &RuntimeConfig) -> Option<String> {
@@ -233,6 +251,25 @@ mod tests {
         ] {
             let error = with(table).unwrap_err();
             assert!(error.contains(said), "{table}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_shim_is_the_drivers_own_and_known_by_its_path() {
+        let shim = "/opt/gvisor/containerd-shim-runsc-v1";
+        let table = |kind: &str, shim: &str| {
+            with(&format!("[runtimes.x]\nkind = \"{kind}\"\nbinary = \"/a\"\nshim = \"{shim}\""))
+        };
+        let config = table("gvisor", shim).unwrap();
+        assert_eq!(config.runtimes["x"].shim.as_deref(), Some(Path::new(shim)));
+        assert_eq!(config.runtimes["runc"].shim, None);
+        for (kind, shim, said) in [
+            ("runc", shim, "`runc` has no shim of its own"),
+            ("gvisor", "containerd-shim-runsc-v1", "is not the absolute path"),
+            ("gvisor", "/opt/gvisor/shim", "of a `containerd-shim-runsc-v1`"),
+        ] {
+            let error = table(kind, shim).unwrap_err();
+            assert!(error.contains(said), "{error}");
         }
     }
 

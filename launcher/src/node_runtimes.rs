@@ -11,20 +11,23 @@ use std::{
 };
 
 use adrastea_proto::v1::FailureReason;
-use adrastea_runtimes::{Kernel, Runtime, RuntimeSettings, engine::Engine};
+use adrastea_runtimes::{Kernel, Runtime, RuntimeSettings, ShimFiles, engine::Engine};
 use tokio::{runtime::Handle, task::JoinError};
 
 use crate::{
     boot,
     config::Config,
     config_runtimes::RuntimeConfig,
-    host::{HostError, commands, wrapper},
+    host::{HostError, commands, directories, wrapper},
     launch::{
         RuntimeState,
         failure::{Failure, chain},
     },
     self_test::{self, Answer},
 };
+
+/// What a shim of a runtime's own reads, beside the launcher's program.
+const SHIM_CONFIGURATION: &str = "shim.toml";
 
 fn missing(message: String, hint: &str) -> Failure {
     Failure::new(FailureReason::RuntimeMissing, message, hint)
@@ -45,6 +48,11 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
             ));
         }
     }
+    if let Some(shim) = &runtime.shim {
+        commands::output(shim, &["-v"]).map_err(|error| {
+            missing(chain(&error), &format!("install it, or remove runtimes.{name}.shim"))
+        })?;
+    }
     let checked = driver
         .version_floor()
         .admit(&printed, &runtime.accept_vulnerable, runtime.version_floor)
@@ -58,6 +66,11 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
         root: boot::layout(config).runtime_root(name),
         version: checked.version,
         machine: runtime.machine_files(driver),
+        // Its file is written where the launcher's own program is put before the runtime.
+        shim: runtime.shim.clone().map(|program| ShimFiles {
+            program,
+            configuration: wrappers(config, name).join(SHIM_CONFIGURATION),
+        }),
     })
 }
 
@@ -92,16 +105,31 @@ fn callable(
     directory: &Path,
 ) -> Result<PathBuf, HostError> {
     let swaps_masks = driver.swaps_masks(&settings.program, settings.version);
-    if driver.flags().is_empty() && !swaps_masks {
+    if driver.flags().is_empty() && !swaps_masks && settings.shim.is_none() {
         return Ok(settings.binary.clone());
     }
+    let own_shim = driver.own_shim().filter(|_| settings.shim.is_some());
     let orders = wrapper::Orders {
         program: settings.binary.clone(),
         flags: driver.flags().iter().map(ToString::to_string).collect(),
         hides_network_settings: driver.hides_network_settings(settings.version),
         swaps_masks,
+        shim: own_shim.map(|own| wrapper::ForShim {
+            annotation: own.annotation.0.to_owned(),
+            root: settings.root.clone(),
+        }),
     };
-    wrapper::install(directory, &orders)
+    let callable = wrapper::install(directory, &orders)?;
+    if let Some(own) = own_shim {
+        let text = (own.configuration)(&callable, &settings.root);
+        let file = directory.join(SHIM_CONFIGURATION);
+        directories::write_atomically(&file, text.as_bytes(), 0o600)?;
+    }
+    Ok(callable)
+}
+
+fn wrappers(config: &Config, name: &str) -> PathBuf {
+    config.run_directory().join("wrappers").join(name)
 }
 
 /// Has each runtime that starts machines start one, through the engine. None is offered that was
@@ -169,8 +197,7 @@ fn state(config: &Config, name: &str, runtime: &RuntimeConfig) -> RuntimeState {
         Answer::Starts(None) | Answer::Cannot(_) => {}
     }
     let Some(driver) = config.driver(name) else { return Ok(settings) };
-    let wrappers = config.run_directory().join("wrappers").join(name);
-    let binary = callable(driver, &settings, &wrappers)?;
+    let binary = callable(driver, &settings, &wrappers(config, name))?;
     Ok(RuntimeSettings { binary, ..settings })
 }
 

@@ -13,7 +13,7 @@ use oci_spec::runtime::{
 };
 
 use crate::{
-    Kernel, Limitation, Runtime, RuntimeSettings, Strength, advisories,
+    Kernel, Limitation, OwnShim, Runtime, RuntimeSettings, Strength, advisories,
     engine::{Handler, HandlerOptions},
     plan::{IdMap, Plan},
     spec::SpecError,
@@ -57,6 +57,18 @@ const FINDS_ITS_NAMESPACE: Version =
 /// sentry's files are opened, and under whose number.
 const ATTACHES_MAPPED_HOMES: Version =
     Version { major: 20_240_729, minor: 0, patch: 0, released: true };
+
+/// Without the annotation this shim takes what it starts for one container among others, gives
+/// `runsc create` an output of its own, and waits for the end of that: for the sandbox's end. With
+/// it runsc would leave its processes the shim's OOM score, which is why it must not see it.
+static SHIM: OwnShim = OwnShim {
+    program: "containerd-shim-runsc-v1",
+    kind: "io.containerd.runsc.v1.options",
+    annotation: ("io.kubernetes.cri.container-type", "sandbox"),
+    configuration: shim_configuration,
+    // Its own error: `runsc wait` has lost the sentry that it asked.
+    killed: 128,
+};
 
 static LIMITATIONS: [Limitation; 8] = [
     Limitation {
@@ -204,13 +216,29 @@ impl Runtime for Gvisor {
     }
 
     fn handler(&self, settings: &RuntimeSettings, _configuration: &Path) -> Handler {
+        let Some(shim) = &settings.shim else {
+            return Handler {
+                runtime: "io.containerd.runc.v2".to_owned(),
+                options: HandlerOptions::Runc {
+                    binary: settings.binary.clone(),
+                    root: settings.root.clone(),
+                },
+                annotation: None,
+            };
+        };
+        // By its path: by its name, the engine would take the first one on its own search path.
         Handler {
-            runtime: "io.containerd.runc.v2".to_owned(),
-            options: HandlerOptions::Runc {
-                binary: settings.binary.clone(),
-                root: settings.root.clone(),
+            runtime: shim.program.to_string_lossy().into_owned(),
+            options: HandlerOptions::Configured {
+                configuration: shim.configuration.clone(),
+                kind: Some(SHIM.kind),
             },
+            annotation: Some(SHIM.annotation),
         }
+    }
+
+    fn own_shim(&self) -> Option<&'static OwnShim> {
+        Some(&SHIM)
     }
 
     fn flags(&self) -> &'static [&'static str] {
@@ -226,6 +254,15 @@ impl Runtime for Gvisor {
     }
 }
 
+fn shim_configuration(binary: &Path, root: &Path) -> String {
+    let text = |path: &Path| toml::Value::String(path.to_string_lossy().into_owned());
+    let keys = [("binary_name", text(binary)), ("root", text(root))];
+    keys.map(|(key, value)| (key.to_owned(), value))
+        .into_iter()
+        .collect::<toml::Table>()
+        .to_string()
+}
+
 fn mappings(map: &IdMap) -> Result<Vec<LinuxIdMapping>, SpecError> {
     map.mappings()
         .iter()
@@ -237,4 +274,40 @@ fn mappings(map: &IdMap) -> Result<Vec<LinuxIdMapping>, SpecError> {
                 .build()?)
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn its_own_shim_is_told_of_its_file_and_by_its_path() {
+        let mut settings = RuntimeSettings {
+            binary: "/run/one/wrappers/gvisor/adrastea-runtime".into(),
+            root: "/run/one/gvisor".into(),
+            program: "runsc".into(),
+            version: ATTACHES_MAPPED_HOMES,
+            machine: None,
+            shim: None,
+        };
+        let ordinary = Gvisor.handler(&settings, Path::new("/unused"));
+        assert_eq!(ordinary.runtime, "io.containerd.runc.v2");
+        assert_eq!(ordinary.annotation, None);
+        settings.shim = Some(crate::ShimFiles {
+            program: "/opt/containerd-shim-runsc-v1".into(),
+            configuration: "/run/one/shim.toml".into(),
+        });
+        let own = Gvisor.handler(&settings, Path::new("/unused"));
+        assert_eq!(own.runtime, "/opt/containerd-shim-runsc-v1");
+        let told = HandlerOptions::Configured {
+            configuration: "/run/one/shim.toml".into(),
+            kind: Some("io.containerd.runsc.v1.options"),
+        };
+        assert_eq!(own.options, told);
+        assert_eq!(own.annotation, Some(("io.kubernetes.cri.container-type", "sandbox")));
+        let file = shim_configuration(&settings.binary, Path::new("/a \"b\""));
+        let expected =
+            "binary_name = \"/run/one/wrappers/gvisor/adrastea-runtime\"\nroot = '/a \"b\"'\n";
+        assert_eq!(file, expected);
+    }
 }

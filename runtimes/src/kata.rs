@@ -195,7 +195,11 @@ impl Runtime for Kata {
         // By its path: by its name, the engine would take the first one on its own search path.
         Handler {
             runtime: settings.binary.to_string_lossy().into_owned(),
-            options: HandlerOptions::Configured { configuration: configuration.to_owned() },
+            options: HandlerOptions::Configured {
+                configuration: configuration.to_owned(),
+                kind: None,
+            },
+            annotation: None,
         }
     }
 

@@ -20,7 +20,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Spec;
 
 use crate::{
-    engine::Handler,
+    engine::{Annotation, Handler},
     plan::{Plan, SandboxId},
     spec::SpecError,
     version::{Version, VersionFloor},
@@ -38,6 +38,31 @@ pub struct RuntimeSettings {
     pub version: Version,
     /// Of a runtime that starts a machine, the files it is made of.
     pub machine: Option<MachineFiles>,
+    /// The runtime's own shim, where it stands in the place of the engine's ordinary one.
+    pub shim: Option<ShimFiles>,
+}
+
+/// Where a shim of a runtime's own is, and the file that it reads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShimFiles {
+    pub program: PathBuf,
+    pub configuration: PathBuf,
+}
+
+/// A shim that a runtime has of its own, and that may stand in the place of the engine's
+/// ordinary one.
+#[derive(Debug)]
+pub struct OwnShim {
+    pub program: &'static str,
+    /// What it calls the file that it reads.
+    pub kind: &'static str,
+    /// What it needs to see in the spec. The runtime must not see it: the launcher's program
+    /// before it takes it out, and takes no other one.
+    pub annotation: Annotation,
+    /// What that file says: which program it calls, and below which directory that keeps its state.
+    pub configuration: fn(binary: &Path, root: &Path) -> String,
+    /// What it says of a sandbox whose processes somebody has killed all at once.
+    pub killed: u32,
 }
 
 /// What a virtual machine is made of, each by its path on the node.
@@ -205,6 +230,11 @@ pub trait Runtime: Send + Sync {
 
     /// How the engine runs it; `configuration` is where the file of [`Runtime::configuration`] is.
     fn handler(&self, settings: &RuntimeSettings, configuration: &Path) -> Handler;
+
+    /// The program that may stand in the place of the engine's ordinary shim, if there is one.
+    fn own_shim(&self) -> Option<&'static OwnShim> {
+        None
+    }
 
     /// What every call of the program is told. With any, the launcher's own program stands
     /// before it: the engine's shim passes none.

@@ -47,6 +47,7 @@ impl Runtime for Runc {
                 binary: settings.binary.clone(),
                 root: settings.root.clone(),
             },
+            annotation: None,
         }
     }
 

@@ -2,7 +2,9 @@
 //! have waited for their users, and what is another way there. What a runtime cannot show is
 //! ignored with its reason.
 
-use std::env;
+use std::{env, path::PathBuf};
+
+use crate::place;
 
 /// Behind the runtime's name where every sandbox of a tenant is one that waited.
 const CLAIMED: &str = "-claimed";
@@ -21,6 +23,12 @@ pub fn runtime() -> String {
 /// starts no tenant is shown by the other column and not tried again.
 pub fn claims() -> bool {
     name().ends_with(CLAIMED)
+}
+
+/// gVisor's own shim, if the column's sandboxes are to be driven by it
+/// (`ADRASTEA_TEST_GVISOR_SHIM=1`) and not by containerd's ordinary one.
+pub fn shim() -> Option<PathBuf> {
+    env::var_os("ADRASTEA_TEST_GVISOR_SHIM").and_then(|_| place::gvisor_shim())
 }
 
 /// Whether the tenant's processes are none of the node, and its network stack is its own.

@@ -96,6 +96,7 @@ binary = "{bin}/runc"
 [runtimes.gvisor]
 binary = "{bin}/runsc"
 accept_vulnerable = ["CVE-2025-2713"]
+{shim}
 [images.small]
 reference = "{reference}"
 digest = "{digest}"
@@ -108,6 +109,7 @@ digest = "sha256:{zeros}"
 "#,
         init = place::init().display(),
         bin = place::tools().join("bin").display(),
+        shim = column::shim().map_or_else(String::new, |it| format!("shim = \"{}\"", it.display())),
         subnet = subnet(slot),
         uplink =
             if options.world { "uplink = \"world\"\nresolvers = [\"203.0.113.53\"]" } else { "" },

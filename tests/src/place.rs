@@ -54,6 +54,11 @@ pub fn youki() -> Option<PathBuf> {
     named.or_else(|| Some(tools().join("youki/bin/youki"))).filter(|path| path.is_file())
 }
 
+/// gVisor's own shim, where somebody has built it.
+pub fn gvisor_shim() -> Option<PathBuf> {
+    Some(tools().join("gvisor-shim/bin/containerd-shim-runsc-v1")).filter(|path| path.is_file())
+}
+
 /// The first binary that is not there.
 pub fn missing() -> Option<PathBuf> {
     let bin = tools().join("bin");

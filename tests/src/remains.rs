@@ -71,6 +71,9 @@ pub fn of_sandboxes(instance: &Instance) -> anyhow::Result<BTreeSet<String>> {
         instance.run_directory().join("gvisor"),
         instance.run_directory().join("kata"),
         instance.run_directory().join("runtimes/youki"),
+        instance.run_directory().join("runtimes/own-shim"),
+        // Where gVisor's shim believes that the state is, when it cleans up.
+        Path::new("/run/containerd/runsc").join(name),
         instance.state().join("self-test"),
         instance.state().join("logs"),
     ] {

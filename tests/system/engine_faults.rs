@@ -35,14 +35,20 @@ pub async fn recovers(instance: &Instance, user: &str, patience: Duration) -> an
     }
 }
 
+/// containerd's ordinary one, and gVisor's own.
+const SHIMS: [&str; 2] = ["containerd-shim-runc-v2", "containerd-shim-runsc-v1"];
+
 /// The process that containerd started for one sandbox.
 pub fn shim_of(instance: &Instance, id: &str) -> anyhow::Result<i32> {
     for entry in fs::read_dir("/proc")?.flatten() {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
         let words: Vec<_> = command.split(|byte| *byte == 0).collect();
-        let ours = words[0].ends_with(b"containerd-shim-runc-v2")
+        let is_shim = SHIMS.iter().any(|name| words[0].ends_with(name.as_bytes()));
+        // gVisor's own names no sandbox; either works in its bundle's directory.
+        let bundle = || fs::read_link(entry.path().join("cwd")).is_ok_and(|it| it.ends_with(id));
+        let ours = is_shim
             && words.contains(&instance.name.as_bytes())
-            && words.contains(&id.as_bytes());
+            && (words.contains(&id.as_bytes()) || bundle());
         if ours {
             return Ok(entry.file_name().to_string_lossy().parse()?);
         }

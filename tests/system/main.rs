@@ -17,6 +17,7 @@ mod forget;
 mod freezes;
 mod gvisor;
 mod gvisor_ends;
+mod gvisor_shim;
 mod idempotence;
 mod images;
 mod kata;
@@ -59,6 +60,7 @@ fn main() -> ExitCode {
     user_config::add(&mut suite);
     gvisor::add(&mut suite);
     gvisor_ends::add(&mut suite);
+    gvisor_shim::add(&mut suite);
     kata::add(&mut suite);
     idempotence::add(&mut suite);
     images::add(&mut suite);

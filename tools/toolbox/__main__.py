@@ -9,6 +9,7 @@ import sys
 import browser
 import debian
 import docker
+import gvisor_shim
 import node
 import python
 import youki
@@ -27,6 +28,7 @@ PARTS = {
     "docker": docker.get_docker,
     "faketime": debian.get_faketime,
     "youki": youki.get_youki,
+    "gvisor-shim": gvisor_shim.get_gvisor_shim,
     "lint": debian.get_lint_packages,
     "pyright": node.get_pyright,
 }

@@ -34,6 +34,7 @@ BUILD_NEEDS = {
 }
 LINT_NEEDS = {"shellcheck": "shellcheck"}
 YOUKI_NEEDS = {"pkg-config": "pkg-config"}
+GVISOR_SHIM_NEEDS = {"c++": "g++"}
 BROWSER_NEEDS = {
     "chromium-headless-shell": "chromium-headless-shell",
     "/usr/share/fonts/truetype/dejavu/DejaVuSans.ttf": "fonts-dejavu-core",
@@ -85,6 +86,10 @@ def get_youki_packages(step: str) -> dict[str, str]:
     return _install_missing(f"{step}youki", YOUKI_NEEDS)
 
 
+def get_gvisor_shim_packages(step: str) -> dict[str, str]:
+    return _install_missing(f"{step}gVisor's own shim", GVISOR_SHIM_NEEDS)
+
+
 def private_apt(suite: str) -> list[str]:
     """Options that make apt work on one suite in a directory of its own."""
     base = TOOLS / "apt" / suite
@@ -116,20 +121,27 @@ def _newest(package: str, suite: str, into: Path) -> tuple[Path, str]:
     return deb, run(["dpkg-deb", "--field", deb, "Version"]).strip()
 
 
-def pinned(name: str) -> dict[str, str]:
-    return tomllib.loads(LOCK.read_text())[name]
+def pinned(name: str, lock: Path = LOCK) -> dict[str, str]:
+    return tomllib.loads(lock.read_text())[name]
 
 
-def _fetch(name: str, into: Path) -> tuple[Path, str]:
+def download(pin: dict[str, str], into: Path) -> Path:
+    """Gets the pinned file from the mirror."""
+    file = into / Path(pin["file"]).name
+    # apt's own helper knows the host's proxy settings, and checks the sum.
+    helper = ["/usr/lib/apt/apt-helper", "-o", "APT::Sandbox::User="]
+    run([*helper, "download-file", f"{MIRROR}/{pin['file']}", file, f"SHA256:{pin['sha256']}"])
+    return file
+
+
+def _fetch(name: str, into: Path, lock: Path) -> tuple[Path, str]:
     """Downloads what the lock file pins under this name; answers file and version."""
-    pin = pinned(name)
+    pin = pinned(name, lock)
     package = pin.get("package", name)
     say(f"  getting {package} {pin['version']} from {pin['suite']}")
     deb = into / Path(pin["file"]).name
     try:
-        # apt's own helper knows the host's proxy settings, and checks the sum.
-        helper = ["/usr/lib/apt/apt-helper", "-o", "APT::Sandbox::User="]
-        run([*helper, "download-file", f"{MIRROR}/{pin['file']}", deb, f"SHA256:{pin['sha256']}"])
+        download(pin, into)
     except ToolError as error:
         deb.unlink(missing_ok=True)
         if "404" not in str(error):
@@ -145,7 +157,7 @@ def _fetch(name: str, into: Path) -> tuple[Path, str]:
     return deb, pin["version"]
 
 
-def unpack(names: list[str], place: str) -> tuple[Path, dict[str, str]]:
+def unpack(names: list[str], place: str, lock: Path = LOCK) -> tuple[Path, dict[str, str]]:
     if (architecture := run(["dpkg", "--print-architecture"]).strip()) != "amd64":
         raise ToolError(f"failed to find tools for `{architecture}`: the lock file pins amd64 packages")
     work = TOOLS / "unpack" / place
@@ -154,7 +166,7 @@ def unpack(names: list[str], place: str) -> tuple[Path, dict[str, str]]:
     tree.mkdir(parents=True)
     versions = {}
     for name in names:
-        deb, versions[name] = _fetch(name, work)
+        deb, versions[name] = _fetch(name, work, lock)
         run(["dpkg", "-x", deb, tree])
     return tree, versions
 

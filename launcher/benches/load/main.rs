@@ -99,6 +99,7 @@ impl Bench {
             program: "runc".into(),
             version: "1.3.6".parse().unwrap(),
             machine: None,
+            shim: None,
         };
         // Below 2^31 there is room for so many nowhere else.
         let first_run_id = 200_000_000;

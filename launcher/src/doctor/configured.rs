@@ -39,7 +39,9 @@ fn containerd(config: &Config, what: &str, printed: &str) -> Finding {
 }
 
 fn version(name: &str, runtime: &RuntimeConfig, settings: &RuntimeSettings) -> Finding {
-    let binary = settings.binary.display();
+    let shim = settings.shim.as_ref();
+    let shim = shim.map_or_else(String::new, |it| format!(" behind {}", it.program.display()));
+    let binary = format!("{}{shim}", settings.binary.display());
     if runtime.accept_vulnerable.is_empty() {
         let version = commands::output(&settings.binary, &["--version"]).unwrap_or_default();
         let version = version.lines().next().unwrap_or_default().trim().to_owned();

@@ -4,7 +4,7 @@
 //!
 //! Must never take a tenant's process for one: a shim is the host's root.
 
-use std::{fs, io};
+use std::{fs, io, path::PathBuf};
 
 use nix::{
     errno::Errno,
@@ -27,7 +27,8 @@ pub fn list(instance: &str) -> Result<Vec<Shim>, HostError> {
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let shim = |pid: u32| {
         let words = processes::read(pid, "cmdline").ok()?;
-        let sandbox = sandbox_of(&words.split('\0').collect::<Vec<_>>(), instance)?;
+        let bundle = || fs::read_link(format!("/proc/{pid}/cwd")).ok();
+        let sandbox = sandbox_of(&words.split('\0').collect::<Vec<_>>(), instance, bundle)?;
         // Anybody can call himself so; a tenant is never root out here.
         let is_root = processes::status(pid).is_ok_and(|status| status.uids.first() == Some(&0));
         is_root.then_some(Shim { pid, sandbox })
@@ -35,14 +36,23 @@ pub fn list(instance: &str) -> Result<Vec<Shim>, HostError> {
     Ok(pids.filter_map(shim).collect())
 }
 
-fn sandbox_of(words: &[&str], instance: &str) -> Option<String> {
+/// gVisor's own shim names no sandbox in its command line; like any, it works in its bundle's
+/// directory, which the engine calls by the sandbox's name.
+fn sandbox_of(
+    words: &[&str],
+    instance: &str,
+    bundle: impl FnOnce() -> Option<PathBuf>,
+) -> Option<String> {
     let after = |flag: &str| {
         let place = words.iter().position(|word| *word == flag)?;
         words.get(place + 1).copied()
     };
     let name = words.first()?.rsplit('/').next()?;
     let ours = name.starts_with("containerd-shim-") && after("-namespace")? == instance;
-    ours.then(|| after("-id").map(str::to_owned)).flatten()
+    if !ours || words.contains(&"-id") {
+        return after("-id").filter(|_| ours).map(str::to_owned);
+    }
+    bundle()?.file_name()?.to_str().map(str::to_owned)
 }
 
 /// Ends one by force.
@@ -62,15 +72,21 @@ mod tests {
         let words = |text: &'static str| text.split(' ').collect::<Vec<_>>();
         let shim =
             "/usr/bin/containerd-shim-runc-v2 -namespace adrastea -id s0123456789a -address /a";
-        assert_eq!(sandbox_of(&words(shim), "adrastea"), Some("s0123456789a".into()));
+        let own = "/opt/containerd-shim-runsc-v1 -namespace adrastea -address /a";
+        let bundle = || Some("/run/tasks/adrastea/s00000000000".into());
+        let of = |words: &[&str]| sandbox_of(words, "adrastea", bundle);
+        assert_eq!(of(&words(shim)), Some("s0123456789a".into()));
+        assert_eq!(of(&words(own)), Some("s00000000000".into()));
+        assert_eq!(sandbox_of(&words(own), "adrastea", || None), None);
         for other in [
             "/usr/bin/containerd-shim-runc-v2 -namespace moby -id s0123456789a",
             "/usr/bin/sleep -namespace adrastea -id s0123456789a",
-            "/usr/bin/containerd-shim-runc-v2 -namespace adrastea",
+            "/opt/containerd-shim-runsc-v1 -namespace moby -address /a",
+            "/usr/bin/containerd-shim-runc-v2 -namespace adrastea -id",
             "/usr/bin/containerd-shim-runc-v2 -id s0123456789a -namespace",
             "",
         ] {
-            assert_eq!(sandbox_of(&words(other), "adrastea"), None, "{other}");
+            assert_eq!(of(&words(other)), None, "{other}");
         }
     }
 }

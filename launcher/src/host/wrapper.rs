@@ -1,7 +1,7 @@
 //! The launcher's own program under another name, between the engine's shim and an
-//! OCI runtime that must be told more than the shim tells: adds flags, hides the node's
-//! network settings where an old gVisor would take them for a sign, and writes a filter the
-//! way in which a runtime reads it.
+//! OCI runtime that must be told more than the shim tells, or less: adds flags, hides the
+//! node's network settings where an old gVisor would take them for a sign, writes a filter the
+//! way in which a runtime reads it, and takes out of the spec what was for the shim alone.
 //!
 //! Must never start anything in the node's own network namespace: gVisor takes the
 //! addresses out of the namespace it is given.
@@ -9,7 +9,7 @@
 use std::{
     convert::Infallible,
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fs, io,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
@@ -41,6 +41,18 @@ pub struct Orders {
     /// Whether the runtime takes the mask of a filter's rule for its value.
     #[serde(default)]
     pub swaps_masks: bool,
+    /// What a shim of the runtime's own is told, which is not for the runtime.
+    #[serde(default)]
+    pub shim: Option<ForShim>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ForShim {
+    /// The name of the annotation that it needs.
+    pub annotation: String,
+    /// Where the runtime keeps its state, whatever the shim says: when it cleans up after a shim
+    /// that was killed, gVisor's has forgotten it.
+    pub root: PathBuf,
 }
 
 /// Puts the other name into `directory`, which only root can write; returns its path.
@@ -85,13 +97,19 @@ fn become_runtime(directory: &Path, words: &[OsString]) -> Result<Infallible, Ho
         if command != "start" {
             refuse_node_network(&bundle(words))?;
             if orders.swaps_masks {
-                swap_masks(&bundle(words).join("config.json"))?;
+                rewrite(&bundle(words).join("config.json"), with_swapped_masks)?;
+            }
+            if let Some(shim) = &orders.shim {
+                let without = |spec| without_annotation(spec, &shim.annotation);
+                rewrite(&bundle(words).join("config.json"), without)?;
             }
         }
         if orders.hides_network_settings {
             hide_network_settings()?;
         }
     }
+    let root = orders.shim.as_ref().map(|shim| shim.root.as_path());
+    let words = words.iter().map(|word| root.map_or_else(|| word.clone(), |it| below(it, word)));
     // A core of the sentry would hold the tenant's memory, and lie on the node.
     setrlimit(Resource::RLIMIT_CORE, 0, 0).attempt("take core files from", &orders.program)?;
     Err(HostError::new(
@@ -126,15 +144,40 @@ fn refuse_node_network(bundle: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
+/// `--root=…/NAMESPACE` with that directory of the engine's namespace below `root`; any other word
+/// as it is.
+fn below(root: &Path, word: &OsStr) -> OsString {
+    let given = word.to_str().and_then(|word| word.strip_prefix("--root="));
+    let Some(namespace) = given.and_then(|given| Path::new(given).file_name()) else {
+        return word.to_owned();
+    };
+    let mut told = OsString::from("--root=");
+    told.push(root.join(namespace));
+    told
+}
+
 /// In the bundle that is about to be run, and nowhere else.
-fn swap_masks(file: &Path) -> Result<(), HostError> {
+fn rewrite(file: &Path, change: impl FnOnce(Value) -> Value) -> Result<(), HostError> {
     let text = fs::read(file).attempt("read", file)?;
-    let swapped = serde_json::from_slice(&text)
-        .map(with_swapped_masks)
+    let changed = serde_json::from_slice(&text)
+        .map(change)
         .and_then(|spec| serde_json::to_vec(&spec))
         .map_err(io::Error::other)
         .attempt("read", file)?;
-    directories::write_atomically(file, &swapped, 0o600)
+    directories::write_atomically(file, &changed, 0o600)
+}
+
+/// The same spec without that annotation, and with no empty list of them.
+fn without_annotation(mut spec: Value, name: &str) -> Value {
+    let all = spec.get_mut("annotations").and_then(Value::as_object_mut);
+    let is_empty = all.is_some_and(|all| {
+        all.remove(name);
+        all.is_empty()
+    });
+    if let Some(spec) = spec.as_object_mut().filter(|_| is_empty) {
+        spec.remove("annotations");
+    }
+    spec
 }
 
 /// The same spec, in which each rule that compares under a mask has mask and value swapped.
@@ -173,7 +216,30 @@ fn hide_network_settings() -> Result<(), HostError> {
 mod tests {
     use serde_json::json;
 
-    use super::with_swapped_masks;
+    use std::{ffi::OsStr, path::Path};
+
+    use super::{below, with_swapped_masks, without_annotation};
+
+    #[test]
+    fn what_was_for_the_shim_alone_is_taken_out_and_nothing_else() {
+        let plain = json!({"process": {"args": ["init"]}});
+        let mut marked = plain.clone();
+        marked["annotations"] = json!({"a.b/c": "d"});
+        assert_eq!(without_annotation(marked.clone(), "a.b/c"), plain);
+        assert_eq!(without_annotation(plain.clone(), "a.b/c"), plain);
+        marked["annotations"]["other"] = json!("kept");
+        let rest = without_annotation(marked, "a.b/c");
+        assert_eq!(rest["annotations"], json!({"other": "kept"}));
+    }
+
+    #[test]
+    fn the_state_stays_in_its_place_whatever_the_shim_has_forgotten() {
+        let told = |word: &str| below(Path::new("/run/ours"), OsStr::new(word));
+        assert_eq!(told("--root=/run/containerd/runsc/one"), "--root=/run/ours/one");
+        assert_eq!(told("--root=/run/ours/one"), "--root=/run/ours/one");
+        assert_eq!(told("delete"), "delete");
+        assert_eq!(told("--log=/root=/x"), "--log=/root=/x");
+    }
 
     #[test]
     fn only_masks_and_their_values_are_swapped() {

@@ -13,6 +13,9 @@ use crate::{
     store::{ExitRecord, Facts},
 };
 
+/// The code of a task that was killed, as shells have it: 128 and the number of the signal.
+pub const KILLED: u32 = 128 + libc::SIGKILL.unsigned_abs();
+
 /// The cause of an end. A wish to stop outranks the signal it sent; the kernel's
 /// count of memory kills outranks the SIGKILL it used.
 ///

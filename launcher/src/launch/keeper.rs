@@ -212,7 +212,7 @@ async fn stop(launcher: &Arc<Launcher>, entry: &Arc<Entry>, grace: Duration) -> 
     }
     tokio::select! {
         status = entry.task_ended() => status,
-        () = tokio::time::sleep(KILL_PATIENCE) => ExitStatus { code: 137, known: false },
+        () = tokio::time::sleep(KILL_PATIENCE) => ExitStatus { code: exit::KILLED, known: false },
     }
 }
 

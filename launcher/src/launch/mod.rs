@@ -431,10 +431,14 @@ impl Launcher {
     /// Notices the end of the task, however long that takes.
     fn watch_task(&self, entry: &Arc<Entry>) {
         let (engine, entry) = (Arc::clone(&self.engine), Arc::clone(entry));
+        let killed = self.code_of_killed(&entry);
         tokio::spawn(async move {
             loop {
                 match engine.wait(entry.sandbox.id()).await {
-                    Ok(status) => {
+                    Ok(mut status) => {
+                        if killed == Some(status.code) {
+                            status.code = exit::KILLED;
+                        }
                         entry.ended.send_replace(Some(status));
                         return;
                     }
@@ -446,6 +450,14 @@ impl Launcher {
                 }
             }
         });
+    }
+
+    /// What the shim says instead of [`exit::KILLED`], if it is one of the runtime's own.
+    fn code_of_killed(&self, entry: &Entry) -> Option<u32> {
+        let facts = &entry.sandbox.record.facts;
+        let settings = self.runtimes.get(&facts.runtime)?.as_ref().ok()?;
+        settings.shim.as_ref()?;
+        Some(adrastea_runtimes::by_name(facts.driver_name())?.own_shim()?.killed)
     }
 
     /// From now on what the sandbox writes is its log.

@@ -18,6 +18,7 @@ fn world() -> World {
             accept_vulnerable: Vec::new(),
             experimental: false,
             machine: None,
+            shim: None,
         };
         config.runtimes.insert("other".into(), other);
         config.profiles.get_mut("standard").unwrap().runtimes.push("other".into());
@@ -34,6 +35,7 @@ async fn what_a_runtime_cannot_do_is_offered_with_the_reasons() {
             accept_vulnerable: Vec::new(),
             experimental: false,
             machine: None,
+            shim: None,
         };
         config.runtimes.insert("own".into(), own);
         config.profiles.get_mut("standard").unwrap().runtimes.push("own".into());

@@ -117,6 +117,7 @@ impl World {
             root: self.layout.runtime_root(name),
             version: "1.3.6".parse().unwrap(),
             machine: None,
+            shim: None,
         };
         let names = self.config.runtimes.keys();
         let runtimes: BTreeMap<String, RuntimeState> =

@@ -22,15 +22,22 @@ pub struct Handler {
     /// containerd's runtime name, e.g. `io.containerd.runc.v2`, or the path of a shim.
     pub runtime: String,
     pub options: HandlerOptions,
+    /// What the shim wants to be told in the spec, beside it. Whatever stands before the runtime
+    /// takes it out: no runtime obeys an annotation of ours.
+    pub annotation: Option<Annotation>,
 }
+
+/// A name and a value among the annotations of a spec.
+pub type Annotation = (&'static str, &'static str);
 
 /// The options message of the handler.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HandlerOptions {
     /// `containerd.runc.v1.Options`: a runc-compatible binary and its state root.
     Runc { binary: PathBuf, root: PathBuf },
-    /// `runtimeoptions.v1.Options`: the file that a shim of another kind reads.
-    Configured { configuration: PathBuf },
+    /// `runtimeoptions.v1.Options`: the file that a shim of another kind reads, and what that
+    /// shim calls such files, where it calls them something.
+    Configured { configuration: PathBuf, kind: Option<&'static str> },
 }
 
 /// The FIFOs of the init's channel, made (and the readers opened) beforehand.

@@ -20,6 +20,7 @@ fn settings() -> RuntimeSettings {
         root: "/run/adrastea/kata".into(),
         program: "Kata".into(),
         version: "4.1.0".parse().unwrap(),
+        shim: None,
         machine: Some(MachineFiles {
             monitor: "/opt/qemu".into(),
             file_server: "/opt/virtiofsd".into(),

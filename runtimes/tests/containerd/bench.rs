@@ -104,6 +104,7 @@ impl Bench {
                 binary: self.tools.join("bin/runc"),
                 root: self.path("runc"),
             },
+            annotation: None,
         }
     }
 

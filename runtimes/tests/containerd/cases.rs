@@ -242,7 +242,8 @@ async fn a_shim_is_called_by_its_path_and_told_of_its_file(bench: Arc<Bench>) {
     assert!(called.contains("-id bypath000000"), "{called}");
     bench.engine.delete(&created.id).await.unwrap();
 
-    handler.options = HandlerOptions::Configured { configuration: bench.path("kata.toml") };
+    handler.options =
+        HandlerOptions::Configured { configuration: bench.path("kata.toml"), kind: None };
     let id: SandboxId = "options00000".parse().unwrap();
     let spec = bench.spec(id.as_str(), &image.layers[0], &["sleep"]);
     let nowhere = Stdio { stdin: "/dev/null".into(), stdout: "/dev/null".into() };

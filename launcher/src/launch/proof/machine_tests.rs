@@ -45,6 +45,7 @@ fn settings() -> RuntimeSettings {
         root: "/run/adrastea/kata".into(),
         program: "Kata".into(),
         version: "4.1.0".parse().unwrap(),
+        shim: None,
         machine: Some(MachineFiles {
             monitor: MONITOR.into(),
             file_server: SERVER.into(),

@@ -53,10 +53,12 @@ impl Containerd {
             id: id.to_string(),
             labels: HashMap::from([(INSTANCE_LABEL.to_owned(), self.inner.namespace.clone())]),
             runtime: Some(options::runtime(handler)),
-            spec: Some(options::spec(spec).map_err(|source| EngineError::Failed {
-                verb: "encode the spec of",
-                thing: id.to_string(),
-                source: Box::new(source),
+            spec: Some(options::spec(spec, handler.annotation).map_err(|source| {
+                EngineError::Failed {
+                    verb: "encode the spec of",
+                    thing: id.to_string(),
+                    source: Box::new(source),
+                }
             })?),
             ..Container::default()
         };

@@ -20,7 +20,7 @@ async fn started(engine: &FakeEngine, io: &Path) -> (SandboxId, pipe::Receiver, 
     let input = options.open_sender(&stdio.stdin).unwrap();
     let id: SandboxId = "abcdefghijkl".parse().unwrap();
     let options = HandlerOptions::Runc { binary: "/r".into(), root: "/s".into() };
-    let handler = Handler { runtime: "x".to_owned(), options };
+    let handler = Handler { runtime: "x".to_owned(), options, annotation: None };
     engine.create(&id, &Spec::default(), &handler, &stdio).await.unwrap();
     engine.start(&id).await.unwrap();
     (id, output, input)
