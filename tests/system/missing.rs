@@ -52,7 +52,7 @@ async fn existing_containerd(
         let line = doctor
             .stdout
             .lines()
-            .find(|line| line.contains("has known ways out") && line.contains("containerd"));
+            .find(|line| line.contains("has known ways out") && line.contains("existing containerd"));
         let line = line.unwrap_or_default();
         ensure!(line.starts_with("PROBLEM") && line.contains(missing), "{}", doctor.stdout);
     }

@@ -52,7 +52,10 @@ fn sandbox_of(
     if !ours || words.contains(&"-id") {
         return after("-id").filter(|_| ours).map(str::to_owned);
     }
-    bundle()?.file_name()?.to_str().map(str::to_owned)
+    let bundle = bundle()?;
+    let name = bundle.file_name()?.to_str()?;
+    // An engine that has forgotten the sandbox removes the directory below the shim (proc(5)).
+    Some(name.strip_suffix(" (deleted)").unwrap_or(name).to_owned())
 }
 
 /// Ends one by force.
@@ -78,6 +81,8 @@ mod tests {
         assert_eq!(of(&words(shim)), Some("s0123456789a".into()));
         assert_eq!(of(&words(own)), Some("s00000000000".into()));
         assert_eq!(sandbox_of(&words(own), "adrastea", || None), None);
+        let removed = || Some("/run/tasks/adrastea/s00000000000 (deleted)".into());
+        assert_eq!(sandbox_of(&words(own), "adrastea", removed), of(&words(own)));
         for other in [
             "/usr/bin/containerd-shim-runc-v2 -namespace moby -id s0123456789a",
             "/usr/bin/sleep -namespace adrastea -id s0123456789a",
