@@ -117,10 +117,14 @@ def matrix(
 
 def show(table: dict[str, dict[str, str]], columns: list[str]) -> str:
     """A line for each promise, and then what each column comes to."""
-    lines = ["promises by runtime", "  " + " ".join(f"{name:<8}" for name in ["", *columns])]
+
+    def line(words: list[str]) -> str:
+        cells = zip(words, ["", *columns], strict=True)
+        return "  " + " ".join(f"{word:<{max(8, len(column))}}" for word, column in cells).rstrip()
+
+    lines = ["promises by runtime", line(["", *columns])]
     for promise, cells in table.items():
-        words = [cells[column].partition(":")[0] for column in columns]
-        lines.append("  " + " ".join(f"{word:<8}" for word in [promise, *words]).rstrip())
+        lines.append(line([promise, *(cells[column].partition(":")[0] for column in columns)]))
     for column in columns:
         words = [cells[column].partition(":")[0] for cells in table.values()]
         counts = ", ".join(f"{words.count(word)} {word}" for word in ("pass", "fail", "ignored"))

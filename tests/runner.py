@@ -13,9 +13,11 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 from matrix import CLAIMED, Outcome, matrix, show
@@ -24,6 +26,8 @@ ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "target"
 REPORT = TARGET / "test-report"
 STATIC = TARGET / "x86_64-unknown-linux-gnu/release"
+# Whose sandboxes never wait for their users: a machine's home is there before its start.
+NEVER_WAIT = {"kata"}
 # The supported versions of JupyterHub; each has an environment in target/tools.
 HUBS = ("6.1", "5.5")
 LINE = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
@@ -219,22 +223,37 @@ def known_runtimes() -> list[str]:
     return subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()
 
 
-def claimed(runtimes: list[str]) -> str:
-    """The column of the first runtime's sandboxes that have waited for their users."""
-    return runtimes[0] + CLAIMED
+def claimed(runtimes: list[str]) -> list[str]:
+    """The columns of sandboxes that have waited for their users."""
+    return [runtime + CLAIMED for runtime in runtimes if runtime not in NEVER_WAIT]
+
+
+# A suite's name, and what runs it.
+Work = tuple[str, Callable[[Suite], None]]
 
 
 def column(suite: Suite, binaries: list[Binary], runtime: str) -> None:
     rust(suite, binaries, ADRASTEA_TEST_RUNTIME=runtime)
 
 
-def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, Callable[[Suite], None]]]]:
+@dataclass
+class Lanes:
     """What runs side by side, and in each lane one after the other."""
+
+    first: list[Work]
+    second: list[Work]
+    # Of these, each lane takes one when it has done its own.
+    either: list[Work]
+    last: list[Work]
+
+
+def lanes(binaries: list[Binary], runtimes: list[str]) -> Lanes:
+    """Where each suite runs."""
 
     def targets(*names: str) -> list[Binary]:
         return [binary for binary in binaries if binary.kind == "test" and binary.target in names]
 
-    def of(kind: str, runtime: str) -> tuple[str, Callable[[Suite], None]]:
+    def of(kind: str, runtime: str) -> Work:
         return f"{kind}-{runtime}", partial(column, binaries=targets(kind), runtime=runtime)
 
     whole = {"network", "containerd", "functional", "system", "isolation"}
@@ -243,8 +262,8 @@ def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, C
         "ADRASTEA_TOOLS": str(TARGET / "tools"),
         "ADRASTEA_CONTAINERD_1_7": str(TARGET / "tools/containerd-1.7"),
     }
-    return [
-        [
+    return Lanes(
+        first=[
             ("lint", lambda suite: single(suite, [ROOT / "tools/lint"])),
             ("deny", dependencies),
             ("unit", lambda suite: rust(suite, unit)),
@@ -254,19 +273,29 @@ def lanes(binaries: list[Binary], runtimes: list[str]) -> list[list[tuple[str, C
             ("network", lambda suite: rust(suite, targets("network"))),
             # Both hubs, one after the other, with one launcher.
             ("hub", partial(python, folder=ROOT / "tests/hub", hub=HUBS[0])),
-            # The last of them tries the walls again, around tenants whose sandboxes have waited for them.
-            *[of("isolation", runtime) for runtime in [*runtimes, claimed(runtimes)]],
+            *[of("isolation", runtime) for runtime in runtimes],
         ],
-        [
+        second=[
             ("containerd", lambda suite: rust(suite, targets("containerd"), **containerd)),
             *[of("system", runtime) for runtime in runtimes],
         ],
+        # The walls again, around tenants whose sandboxes have waited for them.
+        either=[of("isolation", column) for column in claimed(runtimes)],
         # Compares the whole machine before and after, so it runs when nothing else does.
-        [("demo", lambda suite: single(suite, ["make", "demo", "CHECK=1"]))],
-    ]
+        last=[("demo", lambda suite: single(suite, ["make", "demo", "CHECK=1"]))],
+    )
 
 
-def run_lane(lane: list[tuple[str, Callable[[Suite], None]]], wanted: set[str], done: list[Suite]) -> None:
+def taken_from(rest: deque[Work]) -> Iterator[Work]:
+    """What nobody else has taken; asked from several threads."""
+    while True:
+        try:
+            yield rest.popleft()
+        except IndexError:
+            return
+
+
+def run_lane(lane: Iterable[Work], wanted: set[str], done: list[Suite]) -> None:
     for name, work in lane:
         # "shim" stands for "shim-6.1" and "shim-5.5".
         if wanted and not wanted & {name, name.split("-")[0]}:
@@ -328,13 +357,14 @@ def main() -> int:
     if not built:
         return 1
     runtimes = known_runtimes()
-    first, second, last = lanes(binaries, runtimes)
+    plan = lanes(binaries, runtimes)
+    rest = deque(plan.either)
     done: list[Suite] = []
-    beside = threading.Thread(target=run_lane, args=(second, wanted, done))
+    beside = threading.Thread(target=run_lane, args=(chain(plan.second, taken_from(rest)), wanted, done))
     beside.start()
-    run_lane(first, wanted, done)
+    run_lane(chain(plan.first, taken_from(rest)), wanted, done)
     beside.join()
-    run_lane(last, wanted, done)
+    run_lane(plan.last, wanted, done)
 
     for suite in done:
         if suite.failed:
@@ -346,11 +376,11 @@ def main() -> int:
     print("minutes per suite")
     for suite in done:
         print(
-            f"  {suite.name:<16} {suite.seconds / 60:6.1f}   {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored"
+            f"  {suite.name:<24} {suite.seconds / 60:6.1f}   {suite.passed} passed, {len(suite.failed)} failed, {len(suite.ignored)} ignored"
         )
-    print(f"  {'all':<16} {(time.monotonic() - since) / 60:6.1f}   with getting tools and building")
+    print(f"  {'all':<24} {(time.monotonic() - since) / 60:6.1f}   with getting tools and building")
     outcomes = [one for suite in done for one in suite.outcomes]
-    columns = [*runtimes, claimed(runtimes)]
+    columns = [*runtimes, *claimed(runtimes)]
     table = matrix(ROOT / "docs/SPECIFICATION.md", columns, runtimes, outcomes)
     (REPORT / "matrix.json").write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n")
     print(show(table, columns))

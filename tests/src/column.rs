@@ -19,7 +19,7 @@ pub fn runtime() -> String {
     name.strip_suffix(CLAIMED).unwrap_or(&name).to_owned()
 }
 
-/// Whether tenants get sandboxes that have waited (`ADRASTEA_TEST_RUNTIME=runc-claimed`). What
+/// Whether tenants get sandboxes that have waited (`ADRASTEA_TEST_RUNTIME=gvisor-claimed`). What
 /// starts no tenant is shown by the other column and not tried again.
 pub fn claims() -> bool {
     name().ends_with(CLAIMED)
