@@ -42,11 +42,13 @@ pub fn page(report: &Report, pictures: &[&str]) -> String {
         ("", "Runtimes", versions(report)),
     ];
     for (picture, title, table) in sections {
-        let shown = if pictures.contains(&picture) {
-            format!("![{title}]({picture}.svg)\n\n")
-        } else {
-            String::new()
-        };
+        let mut beside = vec![(picture, title)];
+        if picture == "start" {
+            beside.push(("first-cell", "Starts until the first cell"));
+        }
+        let shown = beside.iter().filter(|(name, _)| pictures.contains(name));
+        let shown: String =
+            shown.map(|(name, title)| format!("![{title}]({name}.svg)\n\n")).collect();
         // Writing into a string cannot fail, here and below.
         let _ = write!(text, "\n## {title}\n\n{shown}{table}");
     }
@@ -118,6 +120,8 @@ fn starts(report: &Report) -> String {
                 p50(total),
                 number(total.map(|total| total.p95)),
                 number(total.map(|total| total.p99)),
+                p50(starts.first_cell_ms.as_ref()),
+                number(starts.first_cell_ms.as_ref().map(|cell| cell.p95)),
                 p50(starts.stop_ms.as_ref()),
                 number(starts.stop_ms.as_ref().map(|stop| stop.p99)),
                 starts.misses.to_string(),
@@ -125,8 +129,19 @@ fn starts(report: &Report) -> String {
             ]);
         }
     }
-    let head =
-        ["start, ms", "count", "p50", "p95", "p99", "stop p50", "stop p99", "missed", "failed"];
+    let head = [
+        "start, ms",
+        "count",
+        "p50",
+        "p95",
+        "p99",
+        "first cell p50",
+        "first cell p95",
+        "stop p50",
+        "stop p99",
+        "missed",
+        "failed",
+    ];
     table(&head, &rows)
 }
 

@@ -61,6 +61,7 @@ mod tests {
     fn warm() -> Starts {
         Starts {
             total_ms: Spread::of(&[25.0]),
+            first_cell_ms: Spread::of(&[625.0]),
             steps: vec![Step { step: "claim".into(), ms: Spread::of(&[9.0]).unwrap() }],
             stop_ms: Spread::of(&[20.0]),
             misses: 1,
@@ -93,6 +94,7 @@ mod tests {
                     "cold",
                     Starts {
                         total_ms: Spread::of(&[100.0, 110.0]),
+                        first_cell_ms: Spread::of(&[700.0, 720.0]),
                         steps: vec![
                             Step { step: "check".into(), ms: Spread::of(&[1.0]).unwrap() },
                             Step { step: "server".into(), ms: Spread::of(&[90.0]).unwrap() },
@@ -137,6 +139,7 @@ mod tests {
                 "cold",
                 Starts {
                     total_ms: None,
+                    first_cell_ms: None,
                     steps: Vec::new(),
                     stop_ms: None,
                     misses: 0,
@@ -171,7 +174,7 @@ mod tests {
         write(&made, folder.path()).unwrap();
         let read = |name: &str| fs::read_to_string(folder.path().join(name)).unwrap();
         insta::assert_snapshot!("page", read("report.md"));
-        for name in ["start", "storm", "memory", "inside"] {
+        for name in ["start", "first-cell", "storm", "memory", "inside"] {
             let svg = read(&format!("{name}.svg"));
             assert!(svg.contains("fast") && svg.ends_with("</svg>\n"), "{svg}");
             assert!(fs::read(folder.path().join(format!("{name}.png"))).unwrap().len() > 1000);
@@ -183,12 +186,15 @@ mod tests {
         );
         let start = read("start.svg");
         assert!(start.contains("fast, warm") && start.contains("25 ms (p95 25)"), "{start}");
+        assert!(read("first-cell.svg").contains("625 ms (p95 625)"));
         // A quarter of the calls: the bar is a quarter as long.
         assert!(read("inside.svg").contains("calls, broken"));
         let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
         assert!(json["runtimes"][1]["starts"]["cold"]["total_ms"].is_null());
         assert_eq!(json["runtimes"][0]["storms"]["cold"][0]["failures"]["count"], 3);
         assert_eq!(json["runtimes"][0]["starts"]["warm"]["misses"], 1);
+        assert_eq!(json["runtimes"][0]["starts"]["cold"]["first_cell_ms"]["max"], 720.0);
+        assert!(json["runtimes"][1]["starts"]["cold"]["first_cell_ms"].is_null());
     }
 
     #[test]

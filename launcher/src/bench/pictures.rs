@@ -41,6 +41,7 @@ struct Chart {
 pub fn all(report: &Report) -> Vec<(&'static str, Drawing)> {
     let charts = [
         ("start", starts(report)),
+        ("first-cell", first_cells(report)),
         ("storm", storms(report)),
         ("memory", memory(report)),
         ("inside", inside(report)),
@@ -81,6 +82,25 @@ fn starts(report: &Report) -> Chart {
         title: "a start until the server answers, median, ms; warm: a sandbox waited".into(),
         bars: measured.iter().map(bar).collect(),
         legend,
+    }
+}
+
+fn first_cells(report: &Report) -> Chart {
+    let of = |runtime: &RuntimeReport| {
+        let measured = |(kind, starts): (&&str, &Starts)| {
+            let (total, cell) = (starts.total_ms.as_ref()?, starts.first_cell_ms.as_ref()?);
+            Some(Bar {
+                label: format!("{}, {kind}", runtime.runtime),
+                parts: vec![(0, total.p50), (1, (cell.p50 - total.p50).max(0.0))],
+                note: format!("{} ms (p95 {})", cell.p50, cell.p95),
+            })
+        };
+        runtime.starts.iter().filter_map(measured).collect::<Vec<_>>()
+    };
+    Chart {
+        title: "from the start's call until the first cell is answered, median, ms".into(),
+        bars: report.runtimes.iter().flat_map(of).collect(),
+        legend: vec!["until the server answers".into(), "kernel and cell".into()],
     }
 }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::statistics::Spread;
 
-pub const SCHEMA: &str = "adrastea.bench/2";
+pub const SCHEMA: &str = "adrastea.bench/3";
 
 /// A start for which nothing was kept ready.
 pub const COLD: &str = "cold";
@@ -76,6 +76,9 @@ pub struct RuntimeReport {
 pub struct Starts {
     /// Until the server answers.
     pub total_ms: Option<Spread>,
+    /// From the same call until the first cell was answered in a kernel of that server;
+    /// `left_out` says why there is none.
+    pub first_cell_ms: Option<Spread>,
     /// As the launcher timed them, in their order.
     pub steps: Vec<Step>,
     pub stop_ms: Option<Spread>,

@@ -11,6 +11,7 @@ mod machine;
 mod memory;
 mod network;
 mod node;
+mod notebook;
 mod progress;
 mod starts;
 mod storms;
@@ -83,7 +84,8 @@ impl Options {
     }
 }
 
-/// Until when new rounds may begin; in the full mode for ever.
+/// Until when new rounds may begin: about five minutes for all of it in the quick mode, half an
+/// hour in the full one. What was asked for by number takes in the full mode what it takes.
 #[derive(Clone, Copy)]
 pub(super) struct Deadlines {
     starts: Option<Instant>,
@@ -92,9 +94,18 @@ pub(super) struct Deadlines {
 }
 
 impl Deadlines {
-    fn new(quick: bool) -> Self {
-        let after = |seconds| quick.then(|| Instant::now() + Duration::from_secs(seconds));
-        Self { starts: after(90), storms: after(185), inside: after(240) }
+    fn new(options: &Options) -> Self {
+        let now = Instant::now();
+        let after = |quick: u64, full: u64, by_number: bool| {
+            let bounded = options.quick || !by_number;
+            let seconds = if options.quick { quick } else { full };
+            bounded.then(|| now + Duration::from_secs(seconds))
+        };
+        Self {
+            starts: after(105, 11 * 60, options.rounds.is_some()),
+            storms: after(190, 19 * 60, options.storms.is_some()),
+            inside: after(240, 26 * 60, options.inside.is_some()),
+        }
     }
 }
 
@@ -147,10 +158,10 @@ fn remember(config: &Config, output: &Path) -> anyhow::Result<()> {
 
 async fn measure(config: &Config, node: &Node, options: &Options) -> anyhow::Result<Report> {
     let plan = options.plan();
-    let (since, deadlines) = (Instant::now(), Deadlines::new(options.quick));
+    let (since, deadlines) = (Instant::now(), Deadlines::new(options));
     let made_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut machine = machine::facts(config).await;
-    let _hub = hub::StandIn::unless_there_is_one(node.hub).await?;
+    let _hub = hub::StandIn::unless_there_is_one(node.hub, node.guests.clone()).await?;
     let runtimes = &node.runtimes;
     let mut left_out = Vec::new();
     let mut pools = Vec::new();
@@ -163,8 +174,8 @@ async fn measure(config: &Config, node: &Node, options: &Options) -> anyhow::Res
     let steps = (plan.rounds + 1 + plan.storms.len()) * turns + plan.inside_rounds * runtimes.len();
     let progress = Progress::new(steps);
 
-    let (rounds, until) = (plan.rounds, deadlines.starts);
-    let starts = starts::measure(node, &pools, rounds, until, &progress, &mut left_out).await?;
+    let until = deadlines.starts;
+    let starts = starts::measure(node, &pools, &plan, until, &progress, &mut left_out).await?;
     let until = deadlines.storms;
     let storms =
         storms::measure(config, node, &pools, &plan, until, &progress, &mut left_out).await?;

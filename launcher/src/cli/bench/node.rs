@@ -15,7 +15,8 @@ use tonic::transport::Channel;
 
 use super::{
     super::client,
-    Options,
+    Options, hub,
+    notebook::Notebook,
     waiting::{self, Pool},
 };
 use crate::{bench::report::ProfileFacts, config::Config, network::Subnet};
@@ -36,6 +37,8 @@ pub struct Node {
     /// Where a server looks for its hub.
     pub hub: SocketAddr,
     pub server_port: u16,
+    /// Who may use which server, where the benchmark stands in for the hub.
+    pub guests: hub::Guests,
 }
 
 /// A server that answers, and how long that took.
@@ -44,9 +47,14 @@ pub struct Started {
     pub sandbox_id: String,
     /// The worst place in the queue that was told.
     pub queue_place: u32,
+    /// When it was asked for.
+    pub since: Instant,
+    /// Where it answers, and what opens it.
+    address: String,
+    token: String,
 }
 
-fn milliseconds(since: Instant) -> f64 {
+pub fn milliseconds(since: Instant) -> f64 {
     since.elapsed().as_secs_f64() * 1000.0
 }
 
@@ -78,6 +86,7 @@ impl Node {
             runtimes,
             hub: SocketAddr::new(subnet.gateway().into(), config.network.hub_port),
             server_port: config.network.server_port,
+            guests: hub::Guests::default(),
         })
     }
 
@@ -101,8 +110,15 @@ impl Node {
 
     /// A start under the measured profile is cold, whatever waits; under another one it may take
     /// what waits there.
-    fn request(&self, runtime: &str, warm: Option<&Pool>, key: v1::ServerKey) -> v1::StartRequest {
-        let prefix = format!("/user/{}/", key.user);
+    fn request(
+        &self,
+        runtime: &str,
+        warm: Option<&Pool>,
+        key: v1::ServerKey,
+        token: String,
+    ) -> v1::StartRequest {
+        let prefix = prefix(&key);
+        self.guests.let_in(&token, &key.user);
         let plain = [
             ("JUPYTERHUB_API_URL", format!("http://{}/hub/api", self.hub)),
             (
@@ -112,6 +128,10 @@ impl Node {
             ("JUPYTERHUB_BASE_URL", "/".to_owned()),
             ("JUPYTERHUB_CLIENT_ID", format!("jupyterhub-user-{}", key.user)),
             ("JUPYTERHUB_HOST", String::new()),
+            (
+                "JUPYTERHUB_OAUTH_ACCESS_SCOPES",
+                serde_json::json!([hub::access(&key.user)]).to_string(),
+            ),
             ("JUPYTERHUB_OAUTH_CALLBACK_URL", format!("{prefix}oauth_callback")),
             ("JUPYTERHUB_SERVICE_PREFIX", prefix.clone()),
             ("JUPYTERHUB_SERVICE_URL", format!("http://0.0.0.0:{}{prefix}", self.server_port)),
@@ -122,8 +142,6 @@ impl Node {
         if warm.is_none() {
             environment.insert(waiting::COLD.into(), "1".into());
         }
-        // Nobody's: no hub knows it, and it opens nothing but this server.
-        let token = uuid::Uuid::new_v4().simple().to_string();
         v1::StartRequest {
             request_id: uuid::Uuid::new_v4().to_string(),
             key: Some(key),
@@ -143,7 +161,8 @@ impl Node {
         warm: Option<&Pool>,
         key: v1::ServerKey,
     ) -> anyhow::Result<Result<Started, String>> {
-        let request = self.request(runtime, warm, key);
+        let token = new_token();
+        let request = self.request(runtime, warm, key, token.clone());
         let since = Instant::now();
         let asked = async {
             let mut events = match self.launcher.clone().start(request).await {
@@ -161,11 +180,14 @@ impl Node {
                         queue_place = queue_place.max(progress.queue_place);
                     }
                     Some(start_event::Event::Ready(ready)) => {
-                        let sandbox_id = ready.sandbox_id;
+                        let v1::Ready { sandbox_id, address, .. } = ready;
                         return Ok(Ok(Started {
                             ms: milliseconds(since),
                             sandbox_id,
                             queue_place,
+                            since,
+                            address,
+                            token,
                         }));
                     }
                     Some(start_event::Event::Failed(failed)) => return Ok(Err(failed.message)),
@@ -174,6 +196,16 @@ impl Node {
             }
         };
         tokio::time::timeout(PATIENCE, asked).await.context("the launcher does not answer")?
+    }
+
+    /// The server's own API, asked from the host as a hub's proxy would.
+    pub fn notebook(&self, key: &v1::ServerKey, started: &Started) -> anyhow::Result<Notebook> {
+        let address = started.address.parse().context("the launcher tells no address")?;
+        Ok(Notebook {
+            server: SocketAddr::new(address, self.server_port),
+            base: prefix(key),
+            token: started.token.clone(),
+        })
     }
 
     pub async fn get(&self, key: v1::ServerKey) -> anyhow::Result<v1::Sandbox> {
@@ -209,10 +241,21 @@ impl Node {
         key: v1::ServerKey,
         command: Vec<String>,
     ) -> anyhow::Result<tonic::Streaming<v1::RunEvent>> {
-        let start = Some(self.request(runtime, None, key));
+        let start = Some(self.request(runtime, None, key, new_token()));
         let events = self.admin().run(v1::RunRequest { start, command }).await;
         Ok(events.map_err(|status| client::said(&status))?.into_inner())
     }
+}
+
+/// The path of a server.
+fn prefix(key: &v1::ServerKey) -> String {
+    format!("/user/{}/", key.user)
+}
+
+/// Nobody's: no hub knows it but the one that the benchmark stands in for, and it opens nothing
+/// but one server.
+fn new_token() -> String {
+    uuid::Uuid::new_v4().simple().to_string()
 }
 
 /// What the launcher decided is a finding; that it is away is none.

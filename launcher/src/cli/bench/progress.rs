@@ -1,4 +1,5 @@
-//! How far the benchmark is: a bar on a terminal, a line for each part elsewhere.
+//! How far the benchmark is: a bar on a terminal with what is left, judged by the steps so far
+//! (large storms come late and take longer); a line for each part elsewhere.
 
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -9,9 +10,9 @@ pub struct Progress {
 impl Progress {
     pub fn new(steps: usize) -> Self {
         let bar = ProgressBar::new(steps as u64);
-        if let Ok(style) =
-            ProgressStyle::with_template("{elapsed_precise} {bar:30} {pos}/{len} {msg}")
-        {
+        if let Ok(style) = ProgressStyle::with_template(
+            "{elapsed_precise} {bar:30} {pos}/{len}, about {eta} left: {msg}",
+        ) {
             bar.set_style(style);
         }
         bar.enable_steady_tick(std::time::Duration::from_millis(500));
