@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Attempt as _, HostError};
+use super::{Attempt as _, HostError, read_kernel_file};
 
 const ROOT: &str = "/sys/fs/cgroup";
 
@@ -104,7 +104,7 @@ impl Hierarchy {
         };
         let read = |file: &str| {
             let path = folder.join(file);
-            fs::read_to_string(&path).attempt("read", &path)
+            read_kernel_file(&path).attempt("read", &path)
         };
         let kills = read(events)?
             .lines()
@@ -137,20 +137,20 @@ impl Hierarchy {
             Self::V1(_) => "total_inactive_file ",
             Self::V2(_) => "inactive_file ",
         };
-        let stat = fs::read_to_string(&path).attempt("read", &path)?;
+        let stat = read_kernel_file(&path).attempt("read", &path)?;
         let idle = stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok());
         Ok(self.memory(group)?.used_bytes.saturating_sub(idle.unwrap_or(0)))
     }
 
     pub fn process_limit(&self, group: &str) -> Result<Option<u64>, HostError> {
         let path = self.controller("pids", group).join("pids.max");
-        Ok(fs::read_to_string(&path).attempt("read", &path)?.trim().parse().ok())
+        Ok(read_kernel_file(&path).attempt("read", &path)?.trim().parse().ok())
     }
 
     /// How often a process or thread could not be made for the group's limit.
     pub fn refused_processes(&self, group: &str) -> Result<u64, HostError> {
         let path = self.controller("pids", group).join("pids.events");
-        let events = fs::read_to_string(&path).attempt("read", &path)?;
+        let events = read_kernel_file(&path).attempt("read", &path)?;
         let count = events.lines().find_map(|line| line.strip_prefix("max ")?.trim().parse().ok());
         Ok(count.unwrap_or(0))
     }
@@ -160,7 +160,7 @@ impl Hierarchy {
         let folder = self.controller("cpu", group);
         let read = |file: &str| {
             let path = folder.join(file);
-            fs::read_to_string(&path).attempt("read", &path)
+            read_kernel_file(&path).attempt("read", &path)
         };
         let (quota, period) = match self {
             Self::V1(_) => (read("cpu.cfs_quota_us")?, read("cpu.cfs_period_us")?),
@@ -182,7 +182,7 @@ impl Hierarchy {
     /// What a group gets of the processors where others want them too, as the kernel writes it.
     pub fn weight(&self, group: &str) -> Result<String, HostError> {
         let path = self.weight_file(group);
-        Ok(fs::read_to_string(&path).attempt("read", &path)?.trim().to_owned())
+        Ok(read_kernel_file(&path).attempt("read", &path)?.trim().to_owned())
     }
 
     pub fn set_weight(&self, group: &str, weight: &str) -> Result<(), HostError> {
@@ -213,7 +213,7 @@ impl Hierarchy {
                 (root.join(group.trim_start_matches('/')).join("cpu.stat"), Some("usage_usec "))
             }
         };
-        let text = fs::read_to_string(&path).attempt("read", &path)?;
+        let text = read_kernel_file(&path).attempt("read", &path)?;
         Ok(match key {
             None => text.trim().parse::<u64>().unwrap_or(0) / 1000,
             Some(key) => text
@@ -288,11 +288,11 @@ impl Hierarchy {
 
 /// Whether this node can swap anything at all; what cannot be read counts as yes.
 fn has_swap() -> bool {
-    fs::read_to_string("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
+    read_kernel_file("/proc/swaps").map_or(true, |text| text.lines().count() > 1)
 }
 
 fn processes(directory: &Path) -> Vec<i32> {
-    fs::read_to_string(directory.join("cgroup.procs"))
+    read_kernel_file(directory.join("cgroup.procs"))
         .unwrap_or_default()
         .lines()
         .filter_map(|line| line.parse().ok())

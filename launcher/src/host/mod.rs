@@ -20,15 +20,20 @@ pub mod nfnetlink;
 pub mod nft_command;
 pub mod processes;
 pub mod removal;
+pub mod routing_socket;
 pub mod shims;
 pub mod trial;
 pub mod users;
 pub mod wrapper;
 
 use std::{
-    io,
+    fs::File,
+    io::{self, Read as _},
     path::{Path, PathBuf},
 };
+
+/// What a file of the kernel rarely exceeds; a longer one is read all the same.
+const KERNEL_FILE: usize = 8 * 1024;
 
 /// A step on the host that failed.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +60,14 @@ impl<T, E: Into<io::Error>> Attempt<T> for Result<T, E> {
     fn attempt(self, verb: &'static str, path: impl AsRef<Path>) -> Result<T, HostError> {
         self.map_err(|source| HostError::new(verb, path, source))
     }
+}
+
+/// All of a file of the kernel. These say that they are empty, so what is made for files of a known
+/// length begins with tiny pieces and asks the kernel several times as often.
+pub fn read_kernel_file(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(KERNEL_FILE);
+    File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Success if the thing was already absent: undo steps tolerate absence.

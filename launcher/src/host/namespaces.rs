@@ -19,13 +19,11 @@ use nix::{
     errno::Errno,
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns},
+    sys::signal::{SigSet, SigmaskHow},
     sys::statfs::{FsType, fstatfs},
 };
 
 use super::{Attempt, HostError};
-
-/// `CLONE_CLEAR_SIGHAND` of clone3(2): the child must not run the launcher's signal handlers.
-const CLONE_CLEAR_SIGNAL_HANDLERS: u64 = 0x1_0000_0000;
 
 /// `NSFS_MAGIC` of linux/magic.h: only a namespace file lies on this file system.
 const NAMESPACE_FILE_SYSTEM: FsType = FsType(0x6e73_6673);
@@ -173,44 +171,54 @@ fn network_setting(name: &str) -> PathBuf {
     Path::new("/proc/sys/net").join(name)
 }
 
+/// What the child's few calls need, with room to spare; in words, so that it is aligned.
+const CHILD_STACK_WORDS: usize = 4096;
+
 /// A child that only holds new namespaces; killed and reaped when dropped.
 struct Child {
     pid: libc::pid_t,
     handle: OwnedFd,
+    /// The child stands on it until it is reaped.
+    _stack: Vec<u128>,
 }
 
 impl Child {
     fn spawn(namespaces: libc::c_int) -> io::Result<Self> {
         let mut handle: libc::c_int = -1;
-        // SAFETY: clone_args is plain numbers, for which zero means "not asked for".
-        let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-        // Sharing the descriptor table spares a copy of it, and no pipe or lock of
-        // the launcher is held open by the child. No exit signal: only we reap it.
-        let flags = namespaces | libc::CLONE_PIDFD | libc::CLONE_FILES;
-        arguments.flags = u64::from(flags.cast_unsigned()) | CLONE_CLEAR_SIGNAL_HANDLERS;
-        arguments.pidfd = &raw mut handle as u64;
-        let parent = libc::c_long::from(std::process::id().cast_signed());
-        // SAFETY: the arguments live across the call. The child (result 0) shares
-        // only the descriptor table; it may be a copy of one thread of many, so it
-        // makes nothing but raw system calls, takes no lock, allocates nothing,
-        // and never returns from `wait_to_be_killed`.
+        // Sharing memory and the descriptor table spares a copy of both: copying the launcher's
+        // memory, and giving the copy back, took longer than making the namespaces. No pipe or
+        // lock of the launcher is held open by the child. No exit signal: only we reap it.
+        let flags = namespaces | libc::CLONE_PIDFD | libc::CLONE_FILES | libc::CLONE_VM;
+        let mut stack = vec![0_u128; CHILD_STACK_WORDS];
+        let parent = std::process::id() as usize;
+        // In shared memory a handler of the launcher's would run twice: the child takes no signal
+        // but SIGKILL, and inherits that from this thread.
+        let mask = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK)?;
+        // SAFETY: the stack is aligned, grows down from its end, and lives until the child is
+        // reaped; the handle is written before the call returns. The child shares this memory,
+        // and the caller's thread-local storage: it makes nothing but system calls that do not
+        // fail (an error would be written to this thread's `errno`), takes no lock, allocates
+        // nothing, and never returns from `wait_to_be_killed`.
         let pid = unsafe {
-            libc::syscall(
-                libc::SYS_clone3,
-                &raw const arguments,
-                std::mem::size_of::<libc::clone_args>(),
+            libc::clone(
+                wait_to_be_killed,
+                stack.as_mut_ptr_range().end.cast(),
+                flags,
+                std::ptr::without_provenance_mut(parent),
+                &raw mut handle,
             )
         };
-        match pid {
-            -1 => Err(io::Error::last_os_error()),
-            0 => wait_to_be_killed(parent),
-            pid => Ok(Self {
-                pid: libc::pid_t::try_from(pid).map_err(io::Error::other)?,
-                // SAFETY: clone3 succeeded, so the kernel has put a new descriptor
-                // there that nobody else knows; it is close-on-exec by definition.
-                handle: unsafe { OwnedFd::from_raw_fd(handle) },
-            }),
-        }
+        let made = if pid < 0 { Err(io::Error::last_os_error()) } else { Ok(pid) };
+        let restored = mask.thread_set_mask();
+        let child = Self {
+            pid: made?,
+            // SAFETY: clone succeeded, so the kernel has put a new descriptor
+            // there that nobody else knows; it is close-on-exec by definition.
+            handle: unsafe { OwnedFd::from_raw_fd(handle) },
+            _stack: stack,
+        };
+        restored?;
+        Ok(child)
     }
 
     fn write_map(&self, file: &str, map: &str) -> Result<(), HostError> {
@@ -270,9 +278,11 @@ impl Drop for Child {
     }
 }
 
-/// The child's whole life. Raw system calls only.
-fn wait_to_be_killed(parent: libc::c_long) -> ! {
-    // SAFETY: system calls with numbers only; none touches memory or locks.
+/// The child's whole life. System calls only, and none that can fail.
+extern "C" fn wait_to_be_killed(parent: *mut libc::c_void) -> libc::c_int {
+    let parent = libc::c_long::try_from(parent.addr()).unwrap_or(0);
+    // SAFETY: system calls with numbers only; none touches memory or locks. No signal ends the
+    // wait but one that ends the process.
     unsafe {
         libc::syscall(libc::SYS_prctl, libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
         // The parent may have died before the line above took effect.
@@ -337,6 +347,25 @@ mod tests {
                 assert!(!path.exists());
             }
         });
+    }
+
+    #[test]
+    fn a_child_in_shared_memory_runs_no_handler_of_ours() {
+        let child = Child::spawn(libc::CLONE_NEWUSER).unwrap();
+        let read = |pid: &str| fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let masks = |status: &str| {
+            let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)?.into());
+            let blocked: &str = line("SigBlk:").unwrap();
+            u64::from_str_radix(blocked.trim(), 16).unwrap()
+        };
+        let never = [libc::SIGKILL, libc::SIGSTOP].map(|signal| 1_u64 << (signal - 1));
+        let pid = child.pid.to_string();
+        // The C library keeps two signals for itself (32 and 33), and blocks them in nobody.
+        let own_of_libc = 0b11_u64 << 31;
+        assert_eq!(masks(&read(&pid)) | own_of_libc, u64::MAX & !(never[0] | never[1]));
+        assert_eq!(masks(&read("thread-self")) & (1 << (libc::SIGTERM - 1)), 0, "put back here");
+        drop(child);
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub struct Message {
 pub struct NetfilterSocket {
     descriptor: OwnedFd,
     sequence: u32,
+    /// Kept: each answer would map and unmap one of this size.
+    buffer: Vec<u8>,
 }
 
 struct Reply {
@@ -58,39 +60,38 @@ struct Reply {
     body: Vec<u8>,
 }
 
+/// Opens a netlink socket in the calling thread's network namespace. The kernel answers at once;
+/// should it not, whoever asks is not held for ever.
+pub(super) fn open_netlink(protocol: libc::c_int) -> io::Result<OwnedFd> {
+    // SAFETY: numbers only.
+    let descriptor =
+        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
+    if descriptor < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
+    let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
+    let size =
+        libc::socklen_t::try_from(std::mem::size_of_val(&limit)).map_err(io::Error::other)?;
+    // SAFETY: pointer and size describe `limit`, which outlives the call.
+    let outcome = unsafe {
+        libc::setsockopt(
+            descriptor.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVTIMEO,
+            (&raw const limit).cast(),
+            size,
+        )
+    };
+    if outcome == 0 { Ok(descriptor) } else { Err(io::Error::last_os_error()) }
+}
+
 impl NetfilterSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        // SAFETY: numbers only.
-        let descriptor = unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC,
-                libc::NETLINK_NETFILTER,
-            )
-        };
-        if descriptor < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel has just given us this descriptor.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
-        let size =
-            libc::socklen_t::try_from(std::mem::size_of_val(&limit)).map_err(io::Error::other)?;
-        // SAFETY: pointer and size describe `limit`, which outlives the call.
-        let outcome = unsafe {
-            libc::setsockopt(
-                descriptor.as_raw_fd(),
-                libc::SOL_SOCKET,
-                libc::SO_RCVTIMEO,
-                (&raw const limit).cast(),
-                size,
-            )
-        };
-        if outcome != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(Self { descriptor, sequence: 0 })
+        let descriptor = open_netlink(libc::NETLINK_NETFILTER)?;
+        Ok(Self { descriptor, sequence: 0, buffer: Vec::new() })
     }
 
     /// Sends the messages as one transaction. The first error the kernel gives is
@@ -214,17 +215,21 @@ impl NetfilterSocket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    fn receive(&self) -> io::Result<Vec<Reply>> {
-        let mut buffer = vec![0u8; RECEIVE_BUFFER];
+    fn receive(&mut self) -> io::Result<Vec<Reply>> {
+        self.buffer.resize(RECEIVE_BUFFER, 0);
         // SAFETY: pointer and length describe `buffer`.
         let length = unsafe {
-            libc::recv(self.descriptor.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), 0)
+            libc::recv(
+                self.descriptor.as_raw_fd(),
+                self.buffer.as_mut_ptr().cast(),
+                self.buffer.len(),
+                0,
+            )
         };
         if length < 0 {
             return Err(io::Error::last_os_error());
         }
-        buffer.truncate(length.cast_unsigned());
-        Ok(split(&buffer))
+        Ok(split(self.buffer.get(..length.cast_unsigned()).unwrap_or_default()))
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Attempt as _, HostError};
+use super::{Attempt as _, HostError, read_kernel_file};
 
 /// The lines of `/proc/PID/status` that a proof needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,7 +25,7 @@ pub struct ProcessStatus {
 
 pub fn status(pid: u32) -> Result<ProcessStatus, HostError> {
     let path = PathBuf::from(format!("/proc/{pid}/status"));
-    Ok(parse_status(&fs::read_to_string(&path).attempt("read", &path)?))
+    Ok(parse_status(&read_kernel_file(&path).attempt("read", &path)?))
 }
 
 pub fn parse_status(text: &str) -> ProcessStatus {
@@ -130,7 +130,7 @@ fn parse_limits(text: &str) -> BTreeMap<String, (String, String)> {
 /// Any small file below `/proc/PID`.
 pub fn read(pid: u32, file: &str) -> Result<String, HostError> {
     let path = PathBuf::from(format!("/proc/{pid}/{file}"));
-    fs::read_to_string(&path).attempt("read", &path)
+    read_kernel_file(&path).attempt("read", &path)
 }
 
 /// The inode that names a namespace of a process: `user`, `net`, `pid`, …

@@ -112,7 +112,7 @@ impl From<NetworkError> for Failure {
 impl NodeGround {
     async fn detach(&self, id: &SandboxId) -> Result<(), Failure> {
         self.attached.lock().await.remove(id);
-        let detached = self.network.detach(id).await;
+        let detached = self.network.detach(id);
         detached.map_err(|errors| {
             errors.into_iter().next().map_or_else(Failure::cancelled, Failure::from)
         })
@@ -121,7 +121,7 @@ impl NodeGround {
     /// Puts the instance's tables right if somebody changed or removed them, or the
     /// node's addresses have changed; with everybody who is attached. True if there was something to do.
     pub async fn repair_network(&self) -> Result<bool, NetworkError> {
-        if !self.network.is_stale().await? {
+        if !self.network.is_stale()? {
             return Ok(false);
         }
         // Nobody is attached or opened meanwhile: their elements would be lost.
@@ -339,7 +339,7 @@ impl Ground for NodeGround {
             Step::Network => {
                 let attachment = attachment(sandbox);
                 let mut attached = self.attached.lock().await;
-                self.network.attach(&attachment).await?;
+                self.network.attach(&attachment)?;
                 attached.insert(sandbox.id().clone(), Live { attachment, gate: Gate::Closed });
                 Ok(())
             }
@@ -398,7 +398,7 @@ impl Ground for NodeGround {
                 "nothing was started; look at the runtime's version with `adrastea doctor`",
             ));
         }
-        Ok(self.network.verify(&attachment(sandbox), Gate::Closed).await?)
+        Ok(self.network.verify(&attachment(sandbox), Gate::Closed)?)
     }
 
     async fn prove_again(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
@@ -410,7 +410,7 @@ impl Ground for NodeGround {
         if !broken.is_empty() {
             return Err(walls_fell(&broken));
         }
-        Ok(self.network.verify(&attachment(sandbox), Gate::Closed).await?)
+        Ok(self.network.verify(&attachment(sandbox), Gate::Closed)?)
     }
 
     fn hold_back(&self, sandbox: &Sandbox) -> Result<String, Failure> {
@@ -477,7 +477,7 @@ impl Ground for NodeGround {
     async fn present(&self) -> Result<Traces, Failure> {
         let mut traces = Traces::default();
         traces.add(Trace::Firewall, self.network.with_elements()?);
-        traces.add(Trace::Link, self.network.with_links().await?);
+        traces.add(Trace::Link, self.network.with_links()?);
         let ids = |names: Vec<String>| names.into_iter().filter_map(|name| name.parse().ok());
         let folder = self.layout.sandboxes();
         traces.add(Trace::Directory, ids(directories::names(&folder)?));
@@ -523,7 +523,7 @@ impl Ground for NodeGround {
         let mut broken = self
             .walls_that_broke(sandbox, &plan, &base, pid)
             .unwrap_or_else(|error| vec![chain(&error)]);
-        if let Err(error) = self.network.verify(&attachment(sandbox), Gate::Open).await {
+        if let Err(error) = self.network.verify(&attachment(sandbox), Gate::Open) {
             broken.push(chain(&error));
         }
         broken

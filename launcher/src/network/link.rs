@@ -43,7 +43,7 @@ pub fn open_namespace(attachment: &Attachment, router: &OwnedFd) -> Result<Owned
 }
 
 /// Makes and configures both ends.
-pub async fn attach(
+pub fn attach(
     attachment: &Attachment,
     subnet: Subnet,
     namespace: &OwnedFd,
@@ -52,8 +52,7 @@ pub async fn attach(
     let name = link_name(&attachment.id);
     let address = attachment.address;
     let mac = MacAddress::of(address);
-    disable_ipv6(namespace)?;
-    let inside = Netlink::inside(namespace)?;
+    let inside = enter_without_ipv6(namespace)?;
 
     // Not `up` yet: a peer that is born up is refused by the kernel.
     let peer = LinkMessageBuilder::<LinkUnspec>::new()
@@ -65,18 +64,18 @@ pub async fn attach(
         .name(name.clone())
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
-    router.add_link(&name, pair).await?;
+    router.add_link(&name, pair)?;
 
-    let outer = router.index(&name).await?;
-    router.bring_up(&name, outer).await?;
-    router.set_neighbour(outer, address, mac).await?;
+    let outer = router.index(&name)?;
+    router.bring_up(&name, outer)?;
+    router.set_neighbour(outer, address, mac)?;
 
-    let inner = inside.index(INSIDE).await?;
-    inside.set_address(inner, address).await?;
-    let loopback = inside.index("lo").await?;
-    inside.bring_up("lo", loopback).await?;
-    inside.bring_up(INSIDE, inner).await?;
-    inside.set_route(&Route::Direct { to: subnet.router(), link: inner }).await?;
+    let inner = inside.index(INSIDE)?;
+    inside.set_address(inner, address)?;
+    let loopback = inside.index("lo")?;
+    inside.bring_up("lo", loopback)?;
+    inside.bring_up(INSIDE, inner)?;
+    inside.set_route(&Route::Direct { to: subnet.router(), link: inner })?;
     let default = Route::Via {
         network: Ipv4Addr::UNSPECIFIED,
         prefix: 0,
@@ -84,12 +83,12 @@ pub async fn attach(
         link: inner,
         source: None,
     };
-    inside.set_route(&default).await?;
-    router.set_route(&Route::Direct { to: address, link: outer }).await
+    inside.set_route(&default)?;
+    router.set_route(&Route::Direct { to: address, link: outer })
 }
 
 /// Reads back what [`attach`] has done. The error names the wall.
-pub async fn verify(
+pub fn verify(
     attachment: &Attachment,
     subnet: Subnet,
     namespace: &OwnedFd,
@@ -100,10 +99,10 @@ pub async fn verify(
     let inside = Netlink::inside(namespace)?;
     let wall = NetworkError::wall;
 
-    let Some(outer) = router.link(&name).await? else {
+    let Some(outer) = router.link(&name)? else {
         return Err(wall("link", format!("the router has no `{name}`")));
     };
-    let links = inside.links().await?;
+    let links = inside.links()?;
     let mut names: Vec<_> = links.iter().filter_map(netlink::name_of).collect();
     names.sort_unstable();
     // The kernel may put fallback tunnels into every namespace; they are down.
@@ -131,7 +130,7 @@ pub async fn verify(
         return Err(wall("link", format!("`{INSIDE}` has another card's address")));
     }
 
-    for found in inside.addresses().await? {
+    for found in inside.addresses()? {
         if netlink::is_ipv6(&found) {
             return Err(wall("ipv6", "there is an IPv6 address inside".into()));
         }
@@ -144,26 +143,26 @@ pub async fn verify(
             return Err(wall("address", format!("inside is {found:?}")));
         }
     }
-    let hops: Vec<_> = inside.routes().await?.iter().filter_map(netlink::default_hop).collect();
+    let hops: Vec<_> = inside.routes()?.iter().filter_map(netlink::default_hop).collect();
     let taken_out = attachment.own_stack && hops.is_empty();
     if !taken_out && hops != [(subnet.router(), inner.header.index)] {
         return Err(wall("route", format!("the default routes inside are {hops:?}")));
     }
-    if router.way_to(address).await? != Some(outer.header.index) {
+    if router.way_to(address)? != Some(outer.header.index) {
         return Err(wall("route", format!("the router sends {address} elsewhere")));
     }
     Ok(())
 }
 
-fn disable_ipv6(namespace: &OwnedFd) -> Result<(), NetworkError> {
+/// A conversation inside, after IPv6 was switched off there.
+fn enter_without_ipv6(namespace: &OwnedFd) -> Result<Netlink, NetworkError> {
     let enter = |source| HostError::new("enter namespace", "of a sandbox", source);
     namespaces::in_network_namespace(namespace, || {
         // A kernel without IPv6 has nothing to switch off.
-        match namespaces::read_network_setting(DISABLE_IPV6)? {
-            Some(_) => namespaces::write_network_setting(DISABLE_IPV6, "1"),
-            None => Ok(()),
+        if namespaces::read_network_setting(DISABLE_IPV6)?.is_some() {
+            namespaces::write_network_setting(DISABLE_IPV6, "1")?;
         }
+        Netlink::here()
     })
-    .map_err(enter)??;
-    Ok(())
+    .map_err(enter)?
 }

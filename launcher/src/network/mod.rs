@@ -141,7 +141,7 @@ impl Network {
             self.check(&entry.attachment)?;
         }
         router::configure_namespace(&self.router_namespace)?;
-        let addresses = self.node_addresses().await?;
+        let addresses = self.node_addresses()?;
         let text = nft::router::render(&self.settings, &addresses, live);
         let text = nft::replacement(nft::router::TABLE, &text);
         nft_command::apply(Some(self.router_namespace.as_fd()), &text, nft::router::TABLE).await?;
@@ -157,7 +157,7 @@ impl Network {
             (self.router_filter.mark(nft::router::TABLE)?, self.host_filter.mark(instance)?);
         *self.marks.lock().unwrap_or_else(PoisonError::into_inner) = marks;
         *self.known_addresses.lock().unwrap_or_else(PoisonError::into_inner) = addresses;
-        router::connect(&self.settings, &self.host, &self.router).await?;
+        router::connect(&self.settings, &self.host, &self.router)?;
         failpoint::hit("install", "connected");
         Ok(())
     }
@@ -167,11 +167,11 @@ impl Network {
     }
 
     /// Gives a sandbox its link, closed. On failure, [`Self::detach`] is the undo.
-    pub async fn attach(&self, attachment: &Attachment) -> Result<()> {
+    pub fn attach(&self, attachment: &Attachment) -> Result<()> {
         self.check(attachment)?;
         let namespace = link::open_namespace(attachment, &self.router_namespace)?;
         self.router_filter.add_closed(&attachment.id, attachment.address)?;
-        link::attach(attachment, self.settings.subnet, &namespace, &self.router).await
+        link::attach(attachment, self.settings.subnet, &namespace, &self.router)
     }
 
     /// Lets the sandbox's egress profile hold, and its server be reached.
@@ -181,11 +181,11 @@ impl Network {
     }
 
     /// Whether everything stands that was promised; the error names the wall.
-    pub async fn verify(&self, attachment: &Attachment, gate: Gate) -> Result<()> {
+    pub fn verify(&self, attachment: &Attachment, gate: Gate) -> Result<()> {
         self.verify_tables()?;
         self.router_filter.verify(&attachment.id, attachment.address, gate, &attachment.egress)?;
         let namespace = link::open_namespace(attachment, &self.router_namespace)?;
-        link::verify(attachment, self.settings.subnet, &namespace, &self.router).await
+        link::verify(attachment, self.settings.subnet, &namespace, &self.router)
     }
 
     /// Whether both tables are as they were put in place.
@@ -206,27 +206,27 @@ impl Network {
 
     /// Whether [`Self::install`] has something to do: a table was changed, or the
     /// node has gained or lost an address of its own since.
-    pub async fn is_stale(&self) -> Result<bool> {
+    pub fn is_stale(&self) -> Result<bool> {
         if self.verify_tables().is_err() {
             return Ok(true);
         }
-        let addresses = self.node_addresses().await?;
+        let addresses = self.node_addresses()?;
         Ok(*self.known_addresses.lock().unwrap_or_else(PoisonError::into_inner) != addresses)
     }
 
     /// Takes away everything of a sandbox. Tolerates absence, never stops early,
     /// returns every failure.
-    pub async fn detach(&self, id: &SandboxId) -> std::result::Result<(), Vec<NetworkError>> {
+    pub fn detach(&self, id: &SandboxId) -> std::result::Result<(), Vec<NetworkError>> {
         let mut errors = self.router_filter.remove(id);
         // The route and the other end go with the link.
-        errors.extend(self.router.remove_link(&nft::elements::link_name(id)).await.err());
+        errors.extend(self.router.remove_link(&nft::elements::link_name(id)).err());
         if errors.is_empty() { Ok(()) } else { Err(errors) }
     }
 
     /// Every sandbox of which a link or an element is there.
-    pub async fn list(&self) -> Result<BTreeSet<SandboxId>> {
+    pub fn list(&self) -> Result<BTreeSet<SandboxId>> {
         let mut sandboxes = self.with_elements()?;
-        sandboxes.extend(self.with_links().await?);
+        sandboxes.extend(self.with_links()?);
         Ok(sandboxes)
     }
 
@@ -234,8 +234,8 @@ impl Network {
         self.router_filter.sandboxes()
     }
 
-    pub async fn with_links(&self) -> Result<BTreeSet<SandboxId>> {
-        let links = self.router.links().await?;
+    pub fn with_links(&self) -> Result<BTreeSet<SandboxId>> {
+        let links = self.router.links()?;
         let names = links.iter().filter_map(netlink::name_of);
         Ok(names.filter_map(nft::elements::sandbox_of).collect())
     }
@@ -243,7 +243,7 @@ impl Network {
     /// Takes the instance-wide part away; refuses while a sandbox is attached.
     /// The router itself is gone when the last handle to it is dropped.
     pub async fn remove_all(&self) -> std::result::Result<(), Vec<NetworkError>> {
-        let count = self.list().await.map_err(|error| vec![error])?.len();
+        let count = self.list().map_err(|error| vec![error])?.len();
         if count > 0 {
             return Err(vec![NetworkError::InUse { count }]);
         }
@@ -252,7 +252,7 @@ impl Network {
             errors.push(error);
             None
         });
-        errors.extend(router::disconnect(&self.settings, &self.host, remembered).await);
+        errors.extend(router::disconnect(&self.settings, &self.host, remembered));
         let instance = &self.settings.instance;
         let removal = nft_command::apply(None, &nft::removal(instance), instance).await;
         errors.extend(removal.err().map(Into::into));
@@ -273,8 +273,8 @@ impl Network {
     }
 
     /// The host's addresses of today, but ours and those that never leave it.
-    async fn node_addresses(&self) -> Result<Vec<Ipv4Addr>> {
-        let found = self.host.addresses().await?;
+    fn node_addresses(&self) -> Result<Vec<Ipv4Addr>> {
+        let found = self.host.addresses()?;
         let own: BTreeSet<Ipv4Addr> = found
             .iter()
             .filter_map(netlink::ipv4_of)

@@ -3,153 +3,172 @@
 //!
 //! Every change says what it wants as a state ("this route, there"), so that
 //! repeating it is harmless, unless its name begins with `add`.
+//!
+//! Calls are short (some microseconds each, more where the kernel makes a link) and block.
 
-use std::{net::Ipv4Addr, os::fd::AsFd};
+use std::{
+    io,
+    net::Ipv4Addr,
+    os::fd::AsFd,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
-use futures_util::TryStreamExt;
 use rtnetlink::{
-    Handle, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder,
+    packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
-        AddressFamily,
+        AddressFamily, RouteNetlinkMessage,
         address::{AddressAttribute, AddressMessage},
         link::{LinkAttribute, LinkFlags, LinkMessage},
-        neighbour::NeighbourState,
+        neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     },
 };
 
 use super::{MacAddress, NetworkError};
-use crate::host::{HostError, namespaces};
+use crate::host::{HostError, namespaces, routing_socket::RoutingSocket};
 
-/// One connection; it ends, and lets go of its namespace, when this is dropped.
+/// One conversation; it lets go of its namespace when this is dropped.
 #[derive(Debug)]
-pub struct Netlink {
-    handle: Handle,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
+pub struct Netlink(Mutex<RoutingSocket>);
 
 const NO_WAY: [i32; 4] = [libc::EINVAL, libc::ENETUNREACH, libc::EHOSTUNREACH, libc::EACCES];
 
 type Result<T> = std::result::Result<T, NetworkError>;
 
-fn failed(
-    verb: &'static str,
-    thing: impl Into<String>,
-) -> impl FnOnce(rtnetlink::Error) -> NetworkError {
+fn failed(verb: &'static str, thing: impl Into<String>) -> impl FnOnce(io::Error) -> NetworkError {
     let thing = thing.into();
     move |source| NetworkError::Kernel { verb, thing, source: Box::new(source) }
 }
 
-fn errno_of(error: &rtnetlink::Error) -> Option<i32> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Some(-message.raw_code()),
-        _ => None,
-    }
+/// What the kernel lists that is not of the kind that was asked for is nobody's.
+fn only<T>(
+    answers: Vec<RouteNetlinkMessage>,
+    of_kind: impl Fn(RouteNetlinkMessage) -> Option<T>,
+) -> Vec<T> {
+    answers.into_iter().filter_map(of_kind).collect()
+}
+
+fn as_link(answer: RouteNetlinkMessage) -> Option<LinkMessage> {
+    if let RouteNetlinkMessage::NewLink(link) = answer { Some(link) } else { None }
+}
+
+fn as_address(answer: RouteNetlinkMessage) -> Option<AddressMessage> {
+    if let RouteNetlinkMessage::NewAddress(address) = answer { Some(address) } else { None }
+}
+
+fn as_route(answer: RouteNetlinkMessage) -> Option<RouteMessage> {
+    if let RouteNetlinkMessage::NewRoute(route) = answer { Some(route) } else { None }
 }
 
 impl Netlink {
-    /// Connects in the caller's own network namespace.
+    /// In the caller's own network namespace.
     pub fn here() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(|source| {
+        let socket = RoutingSocket::open().map_err(|source| {
             HostError::new("open a socket in namespace", "/proc/thread-self/ns/net", source)
         })?;
-        Ok(Self { handle, task: tokio::spawn(connection) })
+        Ok(Self(Mutex::new(socket)))
     }
 
-    /// Connects in another network namespace.
+    /// In another network namespace.
     pub fn inside(namespace: impl AsFd) -> Result<Self> {
-        // The socket must be made by a thread inside, and known to our runtime.
-        let runtime = tokio::runtime::Handle::current();
-        namespaces::in_network_namespace(namespace, || {
-            let _guard = runtime.enter();
-            Self::here()
-        })
-        .map_err(|source| HostError::new("enter namespace", "network", source))?
+        namespaces::in_network_namespace(namespace, Self::here)
+            .map_err(|source| HostError::new("enter namespace", "network", source))?
+    }
+
+    fn socket(&self) -> MutexGuard<'_, RoutingSocket> {
+        // The socket has no state that a panic could leave half done: stale
+        // answers are told by their number.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A link by name.
-    pub async fn link(&self, name: &str) -> Result<Option<LinkMessage>> {
-        let outcome = self.handle.link().get().match_name(name).execute().try_next().await;
-        match outcome {
-            Err(error) if errno_of(&error) == Some(libc::ENODEV) => Ok(None),
-            other => other.map_err(failed("look up link", name)),
+    pub fn link(&self, name: &str) -> Result<Option<LinkMessage>> {
+        let mut question = LinkMessage::default();
+        question.attributes.push(LinkAttribute::IfName(name.to_owned()));
+        match self.socket().get(RouteNetlinkMessage::GetLink(question)) {
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            other => other.map(as_link).map_err(failed("look up link", name)),
         }
     }
 
     /// A link by name that must be there.
-    pub async fn index(&self, name: &str) -> Result<u32> {
-        let link = self.link(name).await?;
+    pub fn index(&self, name: &str) -> Result<u32> {
+        let link = self.link(name)?;
         link.map(|link| link.header.index)
             .ok_or_else(|| NetworkError::MissingLink { name: name.to_owned() })
     }
 
-    pub async fn links(&self) -> Result<Vec<LinkMessage>> {
-        self.handle.link().get().execute().try_collect().await.map_err(failed("list", "links"))
+    pub fn links(&self) -> Result<Vec<LinkMessage>> {
+        let all = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let found = self.socket().dump(&all).map_err(failed("list", "links"))?;
+        Ok(only(found, as_link))
     }
 
-    pub async fn add_link(&self, name: &str, message: LinkMessage) -> Result<()> {
-        self.handle.link().add(message).execute().await.map_err(failed("add link", name))
+    pub fn add_link(&self, name: &str, message: LinkMessage) -> Result<()> {
+        self.socket()
+            .change(RouteNetlinkMessage::NewLink(message), NLM_F_CREATE | NLM_F_EXCL)
+            .map_err(failed("add link", name))
     }
 
-    pub async fn set_link(&self, name: &str, change: LinkMessageBuilder<LinkUnspec>) -> Result<()> {
-        self.handle.link().set(change.build()).execute().await.map_err(failed("change link", name))
+    pub fn set_link(&self, name: &str, change: LinkMessageBuilder<LinkUnspec>) -> Result<()> {
+        self.socket()
+            .change(RouteNetlinkMessage::SetLink(change.build()), 0)
+            .map_err(failed("change link", name))
     }
 
-    pub async fn bring_up(&self, name: &str, index: u32) -> Result<()> {
-        self.set_link(name, LinkUnspec::new_with_index(index).up()).await
+    pub fn bring_up(&self, name: &str, index: u32) -> Result<()> {
+        self.set_link(name, LinkUnspec::new_with_index(index).up())
     }
 
     /// Absence is success.
-    pub async fn remove_link(&self, name: &str) -> Result<()> {
-        let Some(link) = self.link(name).await? else { return Ok(()) };
-        match self.handle.link().del(link.header.index).execute().await {
+    pub fn remove_link(&self, name: &str) -> Result<()> {
+        let Some(link) = self.link(name)? else { return Ok(()) };
+        let mut gone = LinkMessage::default();
+        gone.header.index = link.header.index;
+        match self.socket().change(RouteNetlinkMessage::DelLink(gone), 0) {
             // It may go by itself in between, with the namespace of its peer.
-            Err(error) if errno_of(&error) == Some(libc::ENODEV) => Ok(()),
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(()),
             other => other.map_err(failed("remove link", name)),
         }
     }
 
-    pub async fn addresses(&self) -> Result<Vec<AddressMessage>> {
-        self.handle
-            .address()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(failed("list", "addresses"))
+    pub fn addresses(&self) -> Result<Vec<AddressMessage>> {
+        let all = RouteNetlinkMessage::GetAddress(AddressMessage::default());
+        let found = self.socket().dump(&all).map_err(failed("list", "addresses"))?;
+        Ok(only(found, as_address))
     }
 
     /// An address of its own, without a network around it.
-    pub async fn set_address(&self, index: u32, address: Ipv4Addr) -> Result<()> {
-        let request = self.handle.address().add(index, address.into(), 32).replace();
-        request.execute().await.map_err(failed("set address", address.to_string()))
+    pub fn set_address(&self, index: u32, address: Ipv4Addr) -> Result<()> {
+        let wanted =
+            AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(address, 32).build();
+        self.socket()
+            .change(RouteNetlinkMessage::NewAddress(wanted), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(failed("set address", address.to_string()))
     }
 
-    pub async fn set_route(&self, route: &Route) -> Result<()> {
-        let request = self.handle.route().add(route.message()).replace();
-        request.execute().await.map_err(failed("set route", route.to_string()))
+    pub fn set_route(&self, route: &Route) -> Result<()> {
+        self.socket()
+            .change(RouteNetlinkMessage::NewRoute(route.message()), NLM_F_CREATE | NLM_F_REPLACE)
+            .map_err(failed("set route", route.to_string()))
     }
 
-    pub async fn routes(&self) -> Result<Vec<RouteMessage>> {
+    pub fn routes(&self) -> Result<Vec<RouteMessage>> {
         let all = RouteMessageBuilder::<Ipv4Addr>::new().build();
-        self.handle.route().get(all).execute().try_collect().await.map_err(failed("list", "routes"))
+        let all = RouteNetlinkMessage::GetRoute(all);
+        let found = self.socket().dump(&all).map_err(failed("list", "routes"))?;
+        Ok(only(found, as_route))
     }
 
     /// By which link the kernel would send to an address.
-    pub async fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>> {
+    pub fn way_to(&self, address: Ipv4Addr) -> Result<Option<u32>> {
         let question =
             RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).build();
-        let answer = self.handle.route().get(question).execute().try_next().await;
-        let answer = match answer {
+        let answer = match self.socket().get(RouteNetlinkMessage::GetRoute(question)) {
             // How the kernel says that a route leads nowhere.
-            Err(error) if NO_WAY.iter().any(|code| errno_of(&error) == Some(*code)) => None,
-            other => other.map_err(failed("look up route", address.to_string()))?,
+            Err(error) if NO_WAY.iter().any(|code| error.raw_os_error() == Some(*code)) => None,
+            other => as_route(other.map_err(failed("look up route", address.to_string()))?),
         };
         Ok(answer.and_then(|route| {
             route.attributes.iter().find_map(|attribute| match attribute {
@@ -160,20 +179,18 @@ impl Netlink {
     }
 
     /// Binds an address to a card, so that nobody's ARP can say otherwise.
-    pub async fn set_neighbour(
-        &self,
-        index: u32,
-        address: Ipv4Addr,
-        mac: MacAddress,
-    ) -> Result<()> {
-        self.handle
-            .neighbours()
-            .add(index, address.into())
-            .link_layer_address(&mac.0)
-            .state(NeighbourState::Permanent)
-            .replace()
-            .execute()
-            .await
+    pub fn set_neighbour(&self, index: u32, address: Ipv4Addr, mac: MacAddress) -> Result<()> {
+        let mut bound = NeighbourMessage::default();
+        bound.header.family = AddressFamily::Inet;
+        bound.header.ifindex = index;
+        bound.header.state = NeighbourState::Permanent;
+        bound.header.kind = RouteType::Unspec;
+        bound.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::LinkLayerAddress(mac.0.to_vec()),
+        ];
+        self.socket()
+            .change(RouteNetlinkMessage::NewNeighbour(bound), NLM_F_CREATE | NLM_F_REPLACE)
             .map_err(failed("set neighbour", address.to_string()))
     }
 }

@@ -91,7 +91,7 @@ pub fn host_facts(
 }
 
 /// Joins host and router. Both tables must stand already.
-pub async fn connect(
+pub fn connect(
     settings: &NetworkSettings,
     host: &Netlink,
     router: &Netlink,
@@ -99,22 +99,22 @@ pub async fn connect(
     let subnet = settings.subnet;
     let (gateway, router_address) = (subnet.gateway(), subnet.router());
     let name = settings.link();
-    make_pair(settings, host, router).await?;
+    make_pair(settings, host, router)?;
 
     for (family, setting, value) in LINK_SETTINGS {
         write_if_known(&format!("{family}/conf/{name}/{setting}"), value)?;
     }
-    let inside = router.index(UPLINK).await?;
-    router.set_address(inside, router_address).await?;
-    if let Some(loopback) = router.link("lo").await? {
-        router.bring_up("lo", loopback.header.index).await?;
+    let inside = router.index(UPLINK)?;
+    router.set_address(inside, router_address)?;
+    if let Some(loopback) = router.link("lo")? {
+        router.bring_up("lo", loopback.header.index)?;
     }
-    router.bring_up(UPLINK, inside).await?;
-    let outside = host.index(&name).await?;
-    host.set_address(outside, gateway).await?;
-    host.bring_up(&name, outside).await?;
+    router.bring_up(UPLINK, inside)?;
+    let outside = host.index(&name)?;
+    host.set_address(outside, gateway)?;
+    host.bring_up(&name, outside)?;
 
-    router.set_route(&Route::Direct { to: gateway, link: inside }).await?;
+    router.set_route(&Route::Direct { to: gateway, link: inside })?;
     let default = Route::Via {
         network: std::net::Ipv4Addr::UNSPECIFIED,
         prefix: 0,
@@ -122,12 +122,10 @@ pub async fn connect(
         link: inside,
         source: None,
     };
-    router.set_route(&default).await?;
+    router.set_route(&default)?;
     // An address nobody has must not go round between host and router.
-    router
-        .set_route(&Route::Nowhere { network: subnet.network(), prefix: subnet.prefix() })
-        .await?;
-    host.set_route(&Route::Direct { to: router_address, link: outside }).await?;
+    router.set_route(&Route::Nowhere { network: subnet.network(), prefix: subnet.prefix() })?;
+    host.set_route(&Route::Direct { to: router_address, link: outside })?;
     let to_sandboxes = Route::Via {
         network: subnet.network(),
         prefix: subnet.prefix(),
@@ -135,7 +133,7 @@ pub async fn connect(
         link: outside,
         source: Some(gateway),
     };
-    host.set_route(&to_sandboxes).await?;
+    host.set_route(&to_sandboxes)?;
 
     // An uplink that is gone is no reason to leave running servers without the hub.
     let ways = [Some(&name), settings.uplink.as_ref()];
@@ -151,15 +149,15 @@ pub async fn connect(
 
 /// A link of this name must be ours, whole, and end in our router; what is left
 /// of an earlier router is made anew.
-async fn make_pair(
+fn make_pair(
     settings: &NetworkSettings,
     host: &Netlink,
     router: &Netlink,
 ) -> Result<(), NetworkError> {
     let name = settings.link();
     let alias = alias(settings);
-    let inside = router.link(UPLINK).await?;
-    if let Some(outside) = host.link(&name).await? {
+    let inside = router.link(UPLINK)?;
+    if let Some(outside) = host.link(&name)? {
         if netlink::alias_of(&outside) != Some(alias.as_str()) {
             return Err(NetworkError::ForeignLink { name });
         }
@@ -170,9 +168,9 @@ async fn make_pair(
         if whole {
             return Ok(());
         }
-        host.remove_link(&name).await?;
+        host.remove_link(&name)?;
     }
-    router.remove_link(UPLINK).await?;
+    router.remove_link(UPLINK)?;
     // The host's end is born in the router and moves when it bears its mark, so
     // that a link on the host is ours, marked, or not there.
     let peer = LinkMessageBuilder::<LinkUnspec>::new().name(UPLINK).build();
@@ -180,12 +178,12 @@ async fn make_pair(
         .name(UNBORN)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
         .build();
-    router.add_link(UPLINK, pair).await?;
-    let index = router.index(UNBORN).await?;
-    router.set_link(UNBORN, LinkUnspec::new_with_index(index).alias(alias)).await?;
+    router.add_link(UPLINK, pair)?;
+    let index = router.index(UNBORN)?;
+    router.set_link(UNBORN, LinkUnspec::new_with_index(index).alias(alias))?;
     let here = namespaces::current_network_namespace()?;
     let moving = LinkUnspec::new_with_index(index).name(&name).setns_by_fd(here.as_raw_fd());
-    router.set_link(&name, moving).await
+    router.set_link(&name, moving)
 }
 
 /// What marks a link as this instance's.
@@ -194,7 +192,7 @@ fn alias(settings: &NetworkSettings) -> String {
 }
 
 /// Takes link, routes and namespace away. Never stops early.
-pub async fn disconnect(
+pub fn disconnect(
     settings: &NetworkSettings,
     host: &Netlink,
     remembered: Option<bool>,
@@ -212,9 +210,9 @@ pub async fn disconnect(
         }
     }
     // The host's routes go with the link.
-    match host.link(&settings.link()).await {
+    match host.link(&settings.link()) {
         Ok(Some(link)) if netlink::alias_of(&link) == Some(alias(settings).as_str()) => {
-            errors.extend(host.remove_link(&settings.link()).await.err());
+            errors.extend(host.remove_link(&settings.link()).err());
         }
         Ok(_) => {}
         Err(error) => errors.push(error),

@@ -41,17 +41,14 @@ fn leaves_nothing() {
         let network = Network::open(settings(), &[]).await.unwrap();
         let alice = claimed(&network, "alice", 0, "web").await;
         let bob = claimed(&network, "bob", 1, "hub").await;
-        assert_eq!(
-            network.list().await.unwrap(),
-            BTreeSet::from([alice.id.clone(), bob.id.clone()])
-        );
+        assert_eq!(network.list().unwrap(), BTreeSet::from([alice.id.clone(), bob.id.clone()]));
         let errors = network.remove_all().await.unwrap_err();
         assert!(matches!(errors[0], NetworkError::InUse { count: 2 }));
         for sandbox in [&alice, &bob] {
-            network.detach(&sandbox.id).await.unwrap();
-            network.detach(&sandbox.id).await.unwrap();
+            network.detach(&sandbox.id).unwrap();
+            network.detach(&sandbox.id).unwrap();
         }
-        assert!(network.list().await.unwrap().is_empty());
+        assert!(network.list().unwrap().is_empty());
         network.remove_all().await.unwrap();
         assert_eq!(traces(), before);
         network.remove_all().await.unwrap();
@@ -71,7 +68,7 @@ fn sandboxes_survive_a_restart_of_the_launcher() {
         let bob = claimed(&first, "bob", 1, "hub").await;
         let lost = claimed(&first, "lost", 2, "hub").await;
         let closed = sandbox("carol", 3, "hub");
-        first.attach(&closed).await.unwrap();
+        first.attach(&closed).unwrap();
         let (mut held, _) =
             inside(Some(&alice.network_namespace), || connect((GATEWAY, 8081)).unwrap());
         let (mut served, _) = connect((bob.address, 8888)).unwrap();
@@ -88,14 +85,14 @@ fn sandboxes_survive_a_restart_of_the_launcher() {
             connection.read_exact(&mut [0; 5]).unwrap();
         }
         for entry in &live {
-            second.verify(&entry.attachment, entry.gate).await.unwrap();
+            second.verify(&entry.attachment, entry.gate).unwrap();
         }
         assert!(reach(&alice, &[&bob]).contains(&"page tls".to_owned()));
         assert_eq!(reach(&bob, &[&alice]), ["hub"]);
         assert!(reach(&closed, &[]).is_empty());
         assert!(reach(&lost, &[]).is_empty(), "nobody vouches for it");
-        assert!(second.list().await.unwrap().contains(&lost.id), "it is seen and can be swept");
-        second.detach(&lost.id).await.unwrap();
+        assert!(second.list().unwrap().contains(&lost.id), "it is seen and can be swept");
+        second.detach(&lost.id).unwrap();
         // A new one starts, too.
         let dave = claimed(&second, "dave", 2, "hub").await;
         assert_eq!(reach(&dave, &[&alice, &bob]), ["hub"]);
@@ -167,9 +164,9 @@ fn a_broken_wall_is_named() {
             ("link", format!("ip -n adrastea link set {name} down")),
         ];
         for (wall, command) in breaks {
-            network.verify(&alice, Gate::Open).await.unwrap();
+            network.verify(&alice, Gate::Open).unwrap();
             run(&command);
-            match network.verify(&alice, Gate::Open).await {
+            match network.verify(&alice, Gate::Open) {
                 Err(NetworkError::Wall { wall: found, .. }) => assert_eq!(found, wall, "{command}"),
                 other => panic!("{command}: {other:?}"),
             }
@@ -180,20 +177,16 @@ fn a_broken_wall_is_named() {
         }
         let inside_namespace = |line: &str| inside(Some(&alice.network_namespace), || run(line));
         inside_namespace("ip address add 10.88.7.7/32 dev eth0");
-        assert!(
-            network.verify(&alice, Gate::Open).await.unwrap_err().to_string().contains("`address`")
-        );
+        assert!(network.verify(&alice, Gate::Open).unwrap_err().to_string().contains("`address`"));
         inside_namespace("ip address delete 10.88.7.7/32 dev eth0");
         inside_namespace("ip link add name extra type veth peer name other");
         inside_namespace("ip link set extra up");
-        assert!(
-            network.verify(&alice, Gate::Open).await.unwrap_err().to_string().contains("`link`")
-        );
+        assert!(network.verify(&alice, Gate::Open).unwrap_err().to_string().contains("`link`"));
         // One that the runtime makes itself is known by its name, and none beside it.
         let made = adrastea::network::Attachment { own_links: &["extra"], ..alice.clone() };
-        network.verify(&made, Gate::Open).await.unwrap();
+        network.verify(&made, Gate::Open).unwrap();
         inside_namespace("ip link set other up");
-        assert!(network.verify(&made, Gate::Open).await.is_err());
+        assert!(network.verify(&made, Gate::Open).is_err());
     });
 }
 
@@ -206,7 +199,7 @@ fn install_repairs_what_was_flushed() {
         flush_router();
         run("ip link delete adrastea");
         network.install(&[Live { attachment: alice.clone(), gate: Gate::Open }]).await.unwrap();
-        network.verify(&alice, Gate::Open).await.unwrap();
+        network.verify(&alice, Gate::Open).unwrap();
         assert!(!reaches_as(65534, (alice.address, 8888)));
         assert!(reaches(None, (alice.address, 8888)));
         assert!(reach(&alice, &[]).contains(&"page web".to_owned()));
@@ -218,15 +211,15 @@ fn an_address_the_node_gains_later_is_closed_too() {
     on_a_host(async || {
         let network = network().await;
         let alice = claimed(&network, "alice", 0, "web").await;
-        assert!(!network.is_stale().await.unwrap());
+        assert!(!network.is_stale().unwrap());
         run("ip address add 44.44.55.55/32 dev lo");
-        assert!(network.is_stale().await.unwrap(), "the new address was not noticed");
+        assert!(network.is_stale().unwrap(), "the new address was not noticed");
         network.install(&[Live { attachment: alice.clone(), gate: Gate::Open }]).await.unwrap();
-        assert!(!network.is_stale().await.unwrap());
+        assert!(!network.is_stale().unwrap());
         let router = output("nsenter --net=/run/netns/adrastea nft list ruleset");
         assert!(router.contains("44.44.55.55"), "{router}");
         flush_router();
-        assert!(network.is_stale().await.unwrap(), "the flush was not noticed");
+        assert!(network.is_stale().unwrap(), "the flush was not noticed");
     });
 }
 
@@ -244,19 +237,19 @@ fn two_instances_live_side_by_side() {
         let alice = claimed(&network, "alice", 0, "web").await;
         let mut bob = sandbox("bob", 0, "web");
         bob.address = other.subnet.address(0).unwrap();
-        second.attach(&bob).await.unwrap();
+        second.attach(&bob).unwrap();
         second.open_egress(&bob).unwrap();
         crate::playground::serve(&bob);
         assert!(!reach(&alice, &[&bob]).iter().any(|name| name.starts_with("bob")));
         assert!(!reach(&bob, &[&alice]).iter().any(|name| name.starts_with("alice")));
         assert!(reaches(Some(&bob.network_namespace), (crate::playground::WEB_PAGE, 80)));
-        second.detach(&bob.id).await.unwrap();
+        second.detach(&bob.id).unwrap();
         second.remove_all().await.unwrap();
         assert!(
             reach(&alice, &[]).contains(&"page web".to_owned()),
             "the first one keeps its way out"
         );
-        network.detach(&alice.id).await.unwrap();
+        network.detach(&alice.id).unwrap();
         network.remove_all().await.unwrap();
         assert_eq!(traces(), before);
     });
@@ -279,16 +272,16 @@ fn foreign_things_are_refused() {
         run("touch /run/host.ns /run/plain.ns");
         run("mount --bind /proc/self/ns/net /run/host.ns");
         for path in ["/run/host.ns", "/run/netns/adrastea"] {
-            let error = network.attach(&shared(path)).await.unwrap_err();
+            let error = network.attach(&shared(path)).unwrap_err();
             assert!(matches!(error, NetworkError::SharedNamespace { .. }), "{error}");
         }
-        network.attach(&shared("/run/plain.ns")).await.unwrap_err();
+        network.attach(&shared("/run/plain.ns")).unwrap_err();
         let lost = adrastea::network::Attachment { address: GATEWAY, ..alice.clone() };
-        let error = network.attach(&lost).await.unwrap_err();
+        let error = network.attach(&lost).unwrap_err();
         assert!(matches!(error, NetworkError::ForeignAddress { .. }), "{error}");
-        assert!(network.list().await.unwrap().is_empty(), "nothing was begun");
-        network.attach(&alice).await.unwrap();
-        network.attach(&alice).await.unwrap_err();
-        network.verify(&alice, Gate::Closed).await.unwrap();
+        assert!(network.list().unwrap().is_empty(), "nothing was begun");
+        network.attach(&alice).unwrap();
+        network.attach(&alice).unwrap_err();
+        network.verify(&alice, Gate::Closed).unwrap();
     });
 }

@@ -124,10 +124,10 @@ pub fn sandbox(name: &str, index: u32, egress: &str) -> Attachment {
 /// A claimed sandbox.
 pub async fn claimed(network: &Network, name: &str, index: u32, egress: &str) -> Attachment {
     let attachment = sandbox(name, index, egress);
-    network.attach(&attachment).await.unwrap();
-    network.verify(&attachment, Gate::Closed).await.unwrap();
+    network.attach(&attachment).unwrap();
+    network.verify(&attachment, Gate::Closed).unwrap();
     network.open_egress(&attachment).unwrap();
-    network.verify(&attachment, Gate::Open).await.unwrap();
+    network.verify(&attachment, Gate::Open).unwrap();
     serve(&attachment);
     attachment
 }

@@ -70,7 +70,7 @@ fn connections_die_with_their_sandbox() {
         assert!(hears(&alice, || (&connection).write_all(b"for alice").unwrap(), b"for alice"));
         // What is still to be acknowledged is, before the link goes.
         std::thread::sleep(Duration::from_millis(200));
-        network.detach(&alice.id).await.unwrap();
+        network.detach(&alice.id).unwrap();
         let mallory = claimed(&network, "mallory", 0, "hub").await;
         assert_eq!(mallory.address, alice.address);
         assert!(!hears(&mallory, || (&connection).write_all(b"a secret").unwrap(), b"a secret"));

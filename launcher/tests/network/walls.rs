@@ -86,13 +86,13 @@ fn a_flushed_host_opens_no_sandbox() {
         let alice = claimed(&network, "alice", 0, "hub").await;
         let bob = claimed(&network, "bob", 1, "web").await;
         let closed = sandbox("carol", 2, "hub");
-        network.attach(&closed).await.unwrap();
+        network.attach(&closed).unwrap();
         flush_host();
         assert_eq!(reach(&alice, &[&bob]), ["hub"]);
         // Answers need the route back that this world has; the targets stay the same.
         assert_eq!(reach(&bob, &[&alice]), WEB);
         assert!(reach(&closed, &[&alice, &bob]).is_empty());
-        let error = network.verify(&alice, Gate::Open).await.unwrap_err();
+        let error = network.verify(&alice, Gate::Open).unwrap_err();
         assert!(error.to_string().contains("`host table`"), "{error}");
     });
 }
@@ -111,7 +111,7 @@ fn a_flushed_router_does_not_open_the_node() {
             .collect();
         assert!(node.is_empty() && reached.contains(&"hub".to_owned()), "{reached:?}");
         assert!(!reached.contains(&"metadata".to_owned()));
-        assert!(network.verify(&alice, Gate::Open).await.is_err());
+        assert!(network.verify(&alice, Gate::Open).is_err());
     });
 }
 
@@ -121,14 +121,14 @@ fn nothing_passes_before_the_claim() {
         let network = network().await;
         let alice = sandbox("alice", 0, "web");
         let bob = claimed(&network, "bob", 1, "hub").await;
-        network.attach(&alice).await.unwrap();
+        network.attach(&alice).unwrap();
         serve(&alice);
-        network.verify(&alice, Gate::Closed).await.unwrap();
-        assert!(network.verify(&alice, Gate::Open).await.is_err());
+        network.verify(&alice, Gate::Closed).unwrap();
+        assert!(network.verify(&alice, Gate::Open).is_err());
         assert!(reach(&alice, &[&bob]).is_empty());
         assert!(!reaches(None, (alice.address, 8888)));
         network.open_egress(&alice).unwrap();
-        network.verify(&alice, Gate::Open).await.unwrap();
+        network.verify(&alice, Gate::Open).unwrap();
         assert_eq!(reach(&alice, &[&bob]), WEB);
         assert!(reaches(None, (alice.address, 8888)));
     });
@@ -235,7 +235,7 @@ fn without_an_uplink_nothing_leads_out() {
         assert_eq!(reach(&alice, &[]), ["hub"]);
         assert_eq!(output("sysctl -n net.ipv4.conf.eth0.forwarding").trim(), "0");
         let bob = sandbox("bob", 1, "web");
-        let error = network.attach(&bob).await.unwrap_err();
+        let error = network.attach(&bob).unwrap_err();
         assert!(error.to_string().contains("no uplink"), "{error}");
     });
 }

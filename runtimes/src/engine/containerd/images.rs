@@ -6,8 +6,9 @@
 
 use std::sync::{Arc, PoisonError};
 
-use containerd_client::services::v1::{
-    GetImageRequest, Image, ListImagesRequest, images_client::ImagesClient,
+use containerd_client::{
+    services::v1::{GetImageRequest, Image, ListImagesRequest, images_client::ImagesClient},
+    types::Mount,
 };
 use oci_spec::image::{Descriptor, Digest, ImageConfiguration, ImageIndex, ImageManifest};
 use tonic::Code;
@@ -42,9 +43,41 @@ impl From<Unusable> for FactsError {
 }
 
 impl Containerd {
+    /// Asks for the name and, at the same time, for the view of the image that the name led to
+    /// last time: one way to containerd instead of two. The view counts only if the name leads
+    /// there still.
     pub(super) async fn find_image(&self, reference: &str) -> Result<EngineImage, EngineError> {
-        let record = self.get_record(reference).await?;
-        self.describe(record).await
+        let Some((target, facts)) = self.guess(reference) else {
+            let record = self.get_record(reference).await?;
+            return self.describe(record).await;
+        };
+        let (record, mounts) =
+            tokio::join!(self.get_record(reference), self.mounts_of_view(facts.chain_id()));
+        let record = record?;
+        match mounts {
+            Ok(mounts) if record.target.as_ref().is_some_and(|found| found.digest == target) => {
+                with_directories(record.name, &facts, &mounts)
+            }
+            // It leads elsewhere now, or its view is gone, or that could not be asked.
+            _ => self.describe(record).await,
+        }
+    }
+
+    /// The target that a name led to when it was last looked up, and its facts.
+    fn guess(&self, reference: &str) -> Option<(String, Arc<ImageFacts>)> {
+        let led_to = self.inner.led_to.lock().unwrap_or_else(PoisonError::into_inner);
+        let target = led_to.get(reference)?.clone();
+        drop(led_to);
+        let facts = self.inner.facts.lock().unwrap_or_else(PoisonError::into_inner);
+        facts.get(&target).map(|facts| (target.clone(), Arc::clone(facts)))
+    }
+
+    fn remember(&self, reference: &str, target: &str) {
+        let mut led_to = self.inner.led_to.lock().unwrap_or_else(PoisonError::into_inner);
+        if led_to.len() >= MOST_KNOWN_IMAGES {
+            led_to.clear();
+        }
+        led_to.insert(reference.to_owned(), target.to_owned());
     }
 
     async fn get_record(&self, reference: &str) -> Result<Image, EngineError> {
@@ -116,7 +149,9 @@ impl Containerd {
                 return Err(failed("use image", reference, reason));
             }
         };
-        self.with_layers(reference, &facts).await
+        let image = self.with_layers(reference, &facts).await?;
+        self.remember(&image.reference, &target);
+        Ok(image)
     }
 
     /// The image with its directories; unpacks what is not.
@@ -130,27 +165,14 @@ impl Containerd {
             Some(mounts) => mounts,
             None => self.unpack_then_view(&reference, facts).await?,
         };
-        let layers = lower_directories(&mounts)
-            .map_err(|Unusable(reason)| failed("use image", &reference, reason))?;
-        if layers.len() != facts.layers.len() {
-            let reason =
-                format!("its view has {} layers instead of {}", layers.len(), facts.layers.len());
-            return Err(failed("use image", reference, reason));
-        }
-        Ok(EngineImage {
-            reference,
-            digest: facts.manifest.digest().to_string(),
-            layers,
-            environment: facts.environment.clone(),
-            size_bytes: facts.size_bytes(),
-        })
+        with_directories(reference, facts, &mounts)
     }
 
     async fn unpack_then_view(
         &self,
         reference: &str,
         facts: &ImageFacts,
-    ) -> Result<Vec<containerd_client::types::Mount>, EngineError> {
+    ) -> Result<Vec<Mount>, EngineError> {
         let _guard = self.inner.importing.lock().await;
         let lease = self.open_lease(reference).await?;
         let unpacked = self.unpack(&lease, facts, &|_| ()).await;
@@ -226,4 +248,25 @@ impl Containerd {
         }
         Ok(unusable("its indexes are nested too deeply")?)
     }
+}
+
+fn with_directories(
+    reference: String,
+    facts: &ImageFacts,
+    mounts: &[Mount],
+) -> Result<EngineImage, EngineError> {
+    let layers = lower_directories(mounts)
+        .map_err(|Unusable(reason)| failed("use image", &reference, reason))?;
+    if layers.len() != facts.layers.len() {
+        let reason =
+            format!("its view has {} layers instead of {}", layers.len(), facts.layers.len());
+        return Err(failed("use image", reference, reason));
+    }
+    Ok(EngineImage {
+        reference,
+        digest: facts.manifest.digest().to_string(),
+        layers,
+        environment: facts.environment.clone(),
+        size_bytes: facts.size_bytes(),
+    })
 }

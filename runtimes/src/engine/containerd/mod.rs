@@ -85,6 +85,8 @@ struct Inner {
     importing: Mutex<()>,
     /// Facts of images by the digest that names them.
     facts: std::sync::Mutex<HashMap<String, Arc<manifest::ImageFacts>>>,
+    /// What each name led to when it was last looked up: a guess, and never an answer.
+    led_to: std::sync::Mutex<HashMap<String, String>>,
 }
 
 impl Containerd {
@@ -113,6 +115,7 @@ impl Containerd {
                 channel: Mutex::new(None),
                 importing: Mutex::new(()),
                 facts: std::sync::Mutex::default(),
+                led_to: std::sync::Mutex::default(),
             }),
         })
     }

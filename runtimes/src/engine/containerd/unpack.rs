@@ -149,7 +149,7 @@ impl Containerd {
         let key = view_name(image.chain_id());
         let request = self.request(ViewSnapshotRequest {
             snapshotter: SNAPSHOTTER.to_owned(),
-            key: key.clone(),
+            key,
             parent: image.chain_id().to_owned(),
             labels: HashMap::from([
                 // Without it the layers vanish under running sandboxes.
@@ -167,12 +167,19 @@ impl Containerd {
             Err(error) if error.is(Code::AlreadyExists) => {}
             Err(error) => return Err(error),
         }
-        let request = self.request(MountsRequest { snapshotter: SNAPSHOTTER.to_owned(), key });
+        self.mounts_of_view(image.chain_id()).await.map(Some)
+    }
+
+    /// The mounts of the view of a chain that has one.
+    pub(super) async fn mounts_of_view(&self, chain_id: &str) -> Result<Vec<Mount>, CallError> {
+        let request = self.request(MountsRequest {
+            snapshotter: SNAPSHOTTER.to_owned(),
+            key: view_name(chain_id),
+        });
         self.call(SHORT, |channel| async {
             Ok(SnapshotsClient::new(channel).mounts(request).await?.into_inner().mounts)
         })
         .await
-        .map(Some)
     }
 
     /// Notes on a view that this image's sandboxes use it, too.
