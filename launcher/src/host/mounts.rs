@@ -299,6 +299,12 @@ pub fn make_read_only_inside(pid: u32, target: &Path) -> Result<(), HostError> {
     .attempt("make read-only", target)
 }
 
+/// Whether what lies topmost on `point` is read-only as a mount.
+pub fn is_read_only(mounts: &[MountLine], point: &Path) -> bool {
+    let topmost = mounts.iter().rev().find(|mount| mount.point == point);
+    topmost.is_some_and(|mount| mount.options.iter().any(|option| option == "ro"))
+}
+
 /// A directory by its path, with no link on the way.
 fn open_without_links(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
@@ -391,5 +397,16 @@ mod tests {
             super_options: vec!["rw".into(), "errors=continue".into()],
         };
         assert_eq!(parse_mountinfo(text), vec![expected]);
+    }
+
+    #[test]
+    fn what_lies_topmost_says_whether_it_can_be_written() {
+        let line = |options: &str| format!("1 2 0:5 / /dev {options} - tmpfs tmpfs ro,mode=755\n");
+        let is = |text: &str| is_read_only(&parse_mountinfo(text), Path::new("/dev"));
+        assert!(is(&line("ro,nosuid")));
+        // The file system's own option is no wall: a mount of it elsewhere may be writable.
+        assert!(!is(&line("rw,nosuid")));
+        assert!(!is(&(line("ro") + &line("rw"))) && is(&(line("rw") + &line("ro"))));
+        assert!(!is(""), "nothing is mounted there");
     }
 }

@@ -251,8 +251,15 @@ impl NodeGround {
             let report = Some(report);
             Ok(proof::broken_walls_of_own_kernel(&seen, report, runtime, plan, base))
         } else {
-            let (cgroups, neighbours) = (&self.cgroups, &self.neighbours);
-            let seen = observe(sandbox, plan, base, waiting, cgroups, neighbours)?;
+            let look = || observe(sandbox, plan, base, waiting, &self.cgroups, &self.neighbours);
+            let mut seen = look()?;
+            // The runtime makes devices in it, and not each closes it then (youki 0.7 does not).
+            // What is closed already is not entered for nothing: that takes a thread of its own.
+            let devices = Path::new("/dev");
+            if !mounts::is_read_only(&seen.mounts, devices) {
+                mounts::make_read_only_inside(waiting.pid, devices)?;
+                seen = look()?;
+            }
             Ok(proof::broken_walls(&seen, plan, base))
         }
     }
@@ -381,10 +388,6 @@ impl Ground for NodeGround {
         })?;
         confinement::separate_cores(waiting.pid)?;
         self.end_machine_early(sandbox, &plan, &base)?;
-        if waiting.report.is_none() {
-            // The runtime makes devices in it, and not each closes it then (youki 0.7 does not).
-            mounts::make_read_only_inside(waiting.pid, Path::new("/dev"))?;
-        }
         let mut broken = self.broken_walls(sandbox, &plan, &base, waiting).map_err(|error| {
             let hint = "a wall that cannot be seen does not stand; nothing was started";
             Failure::caused_by(FailureReason::Proof, &error, hint)
