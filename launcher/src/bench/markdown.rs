@@ -46,11 +46,12 @@ pub fn page(report: &Report, pictures: &[&str]) -> String {
         if picture == "start" {
             beside.push(("first-cell", "Starts until the first cell"));
         }
-        let shown = beside.iter().filter(|(name, _)| pictures.contains(name));
-        let shown: String =
-            shown.map(|(name, title)| format!("![{title}]({name}.svg)\n\n")).collect();
         // Writing into a string cannot fail, here and below.
-        let _ = write!(text, "\n## {title}\n\n{shown}{table}");
+        let _ = write!(text, "\n## {title}\n\n");
+        for (name, title) in beside.iter().filter(|(name, _)| pictures.contains(name)) {
+            let _ = write!(text, "![{title}]({name}.svg)\n\n");
+        }
+        text += &table;
     }
     if !report.left_out.is_empty() {
         let _ = write!(text, "\n## Left out\n\n");
