@@ -29,6 +29,7 @@ use crate::{
     launch::{
         Launcher, Parts,
         failure::chain,
+        home_trial,
         neighbours::Neighbours,
         node::{self, NodeGround},
         sandbox::{Layout, Sandbox},
@@ -105,6 +106,8 @@ impl Node {
         if config.home.root.is_none() {
             directories::make_root_directory(&home_root, 0o711, 0)?;
         }
+        // Of a trial that was killed.
+        home_trial::remove(&home_root)?;
         // A home root that cannot be read shows at the first start, in words; it keeps nobody else from running.
         let owners = homes.owners(&home_root).unwrap_or_default();
         let store = open_store(&layout, &owners, &home_root)?;

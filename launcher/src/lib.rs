@@ -35,3 +35,4 @@ mod say;
 pub mod self_test;
 pub mod store;
 pub mod telemetry;
+pub mod tried;

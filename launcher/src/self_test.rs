@@ -11,7 +11,6 @@
 use std::{
     ffi::{OsStr, OsString},
     fs, io,
-    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -32,6 +31,7 @@ use crate::{
     },
     image::{self, Skeleton},
     launch::{MachineTrial, broken_filter},
+    tried::{self, TRIES, key},
 };
 
 /// As long as a start has until its init waits: what takes longer fails there, too.
@@ -43,8 +43,6 @@ const FORCE: Duration = Duration::from_secs(5);
 const ID: &str = "selftest0000";
 const USER: u32 = 1000;
 const HOME: &str = "/home/user";
-/// The directory of tries, in the run directory and in the state directory.
-const TRIES: &str = "self-test";
 
 /// What came of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,7 +102,7 @@ pub fn ask_machine(
 /// What is remembered of the same program.
 pub fn remembered(config: &Config, name: &str, settings: &RuntimeSettings) -> Option<Answer> {
     let key = key(settings, &config.init_binary()).ok()?;
-    let text = fs::read_to_string(Try::new(config, name).passed()).ok()?;
+    let text = fs::read_to_string(tried::starts(config, name)).ok()?;
     (text == key).then_some(Answer::Starts(None))
 }
 
@@ -123,7 +121,7 @@ struct Try<'config> {
 
 impl<'config> Try<'config> {
     fn new(config: &'config Config, name: &'config str) -> Self {
-        let memory = config.run_directory().join(TRIES);
+        let memory = tried::memory(config);
         Self {
             config,
             name,
@@ -132,11 +130,6 @@ impl<'config> Try<'config> {
             bundle: config.state_directory().join(TRIES).join(name),
             group: format!("/{}-{TRIES}-{name}", config.instance),
         }
-    }
-
-    /// Where it stands that it was seen to work.
-    fn passed(&self) -> PathBuf {
-        self.memory.join(format!("{}.passed", self.name))
     }
 
     fn ask(
@@ -153,7 +146,7 @@ impl<'config> Try<'config> {
         // Who comes second asks for the same, and finds the answer.
         let lock = self.memory.join(format!("{}.lock", self.name));
         let _lock = InstanceLock::take(&lock, DEADLINE + FORCE * 3)?;
-        let remembered = self.passed();
+        let remembered = tried::starts(self.config, self.name);
         if fs::read_to_string(&remembered).is_ok_and(|text| text == key) {
             return Ok(Answer::Starts(None));
         }
@@ -311,23 +304,6 @@ fn pin_namespaces(plan: &Plan) -> Result<(), HostError> {
         &plan.uid_map.to_proc_text(),
         &plan.gid_map.to_proc_text(),
     )
-}
-
-/// What must be the same for the answer to be the same.
-fn key(settings: &RuntimeSettings, init: &Path) -> Result<String, HostError> {
-    let mut key = vec![format!("adrastea {} {}", env!("CARGO_PKG_VERSION"), settings.version)];
-    let machine = settings.machine.iter();
-    let machine = machine.flat_map(|it| [&it.monitor, &it.file_server, &it.kernel, &it.image]);
-    for path in [settings.binary.as_path(), init].into_iter().chain(machine.map(PathBuf::as_path)) {
-        let file = fs::metadata(path).attempt("look at", path)?;
-        let changed = (file.mtime(), file.mtime_nsec());
-        let (device, inode, length) = (file.dev(), file.ino(), file.len());
-        key.push(format!("{} {device}:{inode} {changed:?} {length}", path.display()));
-    }
-    // A run directory may lie on a disk.
-    let boot = "/proc/sys/kernel/random/boot_id";
-    key.push(fs::read_to_string(boot).attempt("read", boot)?);
-    Ok(key.join(" "))
 }
 
 fn reason(outcome: &trial::Outcome) -> String {

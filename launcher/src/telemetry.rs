@@ -30,6 +30,7 @@ const POOL_SLOTS: &str = "adrastea_pool_slots";
 const POOL_MEMORY: &str = "adrastea_pool_memory_bytes";
 const POOL_AGE_SECONDS: &str = "adrastea_pool_age_seconds";
 const POOL_FILL_SECONDS: &str = "adrastea_pool_fill_seconds";
+const POOL_TRIED: &str = "adrastea_pool_trial_passed";
 
 /// Upper bounds of the histograms: a step of a millisecond and a start of a minute are told apart.
 const SECONDS: [f64; 14] =
@@ -69,6 +70,10 @@ pub fn install() {
             POOL_AGE_SECONDS,
             Unit::Seconds,
             "How long a slot waited for its user."
+        );
+        describe_gauge!(
+            POOL_TRIED,
+            "Whether a home that was attached late was as it must be; if not, no sandbox waits."
         );
         describe_histogram!(POOL_FILL_SECONDS, Unit::Seconds, "What making a slot took.");
     }
@@ -121,6 +126,11 @@ pub fn pool_aged(profile: &str, waited: Duration) {
 /// A slot was made.
 pub fn pool_made(profile: &str, took: Duration) {
     histogram!(POOL_FILL_SECONDS, "profile" => profile.to_owned()).record(took);
+}
+
+/// Whether homes can be attached late under this runtime.
+pub fn pool_tried(runtime: &str, passed: bool) {
+    gauge!(POOL_TRIED, "runtime" => runtime.to_owned()).set(f64::from(u8::from(passed)));
 }
 
 /// The slots that wait now.

@@ -18,6 +18,7 @@ mod freezes;
 mod gvisor;
 mod gvisor_ends;
 mod gvisor_shim;
+mod home_trial;
 mod idempotence;
 mod images;
 mod kata;
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
     gvisor::add(&mut suite);
     gvisor_ends::add(&mut suite);
     gvisor_shim::add(&mut suite);
+    home_trial::add(&mut suite);
     kata::add(&mut suite);
     idempotence::add(&mut suite);
     images::add(&mut suite);

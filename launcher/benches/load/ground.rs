@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs, io};
 
 use adrastea::{
     host::fifo,
-    launch::{Ground, Refusals, Traces, Waiting, failure::Failure, sandbox::Sandbox},
+    launch::{Channel, Ground, Refusals, Traces, Waiting, failure::Failure, sandbox::Sandbox},
     store::{RetiredHome, Step},
 };
 use adrastea_proto::v1::FailureReason;
@@ -58,6 +58,10 @@ impl Ground for BareGround {
     }
 
     fn maps_homes(&self) -> Result<(), Failure> {
+        Ok(())
+    }
+
+    async fn try_home(&self, _: &Sandbox, _: u32, _: &mut Channel) -> Result<(), Failure> {
         Ok(())
     }
 

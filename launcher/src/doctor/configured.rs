@@ -14,6 +14,7 @@ use crate::{
     launch::failure::chain,
     node_runtimes,
     self_test::Answer,
+    tried,
 };
 
 /// What its version says about it: which known holes it has, and which of them are accepted.
@@ -72,6 +73,28 @@ fn started(name: &str, answer: Answer) -> Finding {
     }
 }
 
+/// Whether sandboxes of it can wait for users, where that was or is to be tried.
+fn waits(config: &Config, name: &str, settings: &RuntimeSettings) -> Option<Finding> {
+    let driver = config.driver(name)?;
+    if !driver.makes_files_as_root()
+        || driver.refuses_to_wait(&settings.program, settings.version).is_some()
+    {
+        return None;
+    }
+    Some(match tried::waiting(config, name, settings) {
+        Some(Ok(())) => fine(format!(
+            "runtime {name}: homes can be attached to sandboxes that wait (tried since this boot, with this program)"
+        )),
+        Some(Err(reason)) => note(
+            format!("runtime {name}: no server waits for its user: {reason}"),
+            "use another version of it; until then its servers start without waiting ones",
+        ),
+        None => fine(format!(
+            "runtime {name}: whether homes can be attached to sandboxes that wait is tried before the first one waits"
+        )),
+    })
+}
+
 pub async fn findings(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     let layout = boot::layout(config);
@@ -82,6 +105,7 @@ pub async fn findings(config: &Config) -> Vec<Finding> {
             Ok((settings, answer)) => {
                 findings.push(version(name, runtime, &settings));
                 findings.push(started(name, answer));
+                findings.extend(waits(config, name, &settings));
             }
             Err(failure) => findings.push(problem(failure.message, failure.hint)),
         }

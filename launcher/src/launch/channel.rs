@@ -9,6 +9,7 @@ use adrastea_init::{
     FirstLine,
     claim::{self, Claim},
     report::{self, Report},
+    trial,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -62,6 +63,16 @@ impl Channel {
             .map_err(|_| ChannelError::Silent(within))?
             .map_err(ChannelError::Broken)?;
         Report::decode(&bytes).ok_or_else(|| ChannelError::Unexpected("no report".into()))
+    }
+
+    /// Has the waiting init make files in the home that was attached, which is nobody's, and
+    /// returns what it tells of them.
+    pub async fn trial(&mut self, within: Duration) -> Result<String, ChannelError> {
+        let asked = timeout(within, self.sender.write_all(trial::REQUEST)).await;
+        asked.map_err(|_| ChannelError::Silent(within))?.map_err(ChannelError::Broken)?;
+        let said = self.said(within).await?;
+        let told = said.strip_prefix(trial::ANSWERED).map(str::to_owned);
+        told.ok_or(ChannelError::Unexpected(said))
     }
 
     async fn said(&mut self, within: Duration) -> Result<String, ChannelError> {

@@ -10,7 +10,7 @@ use adrastea_init::{FirstLine, report::Report};
 use adrastea_runtimes::{engine::EngineImage, plan::SandboxId};
 use async_trait::async_trait;
 
-use super::{failure::Failure, sandbox::Sandbox, traces::Traces};
+use super::{channel::Channel, failure::Failure, sandbox::Sandbox, traces::Traces};
 use crate::store::{RetiredHome, Step};
 
 /// How often the kernel enforced a limit on a sandbox.
@@ -71,6 +71,15 @@ pub trait Ground: Send + Sync {
 
     /// Whether homes can be attached to a sandbox whose ids were chosen before its user was known.
     fn maps_homes(&self) -> Result<(), Failure>;
+
+    /// Attaches a home of nobody's to a waiting sandbox that is to be nobody's, has its init make
+    /// files there, and looks at them on the disk: whether it is as it must be. Leaves no home.
+    async fn try_home(
+        &self,
+        sandbox: &Sandbox,
+        pid: u32,
+        channel: &mut Channel,
+    ) -> Result<(), Failure>;
 
     /// Attaches the user's home to the waiting sandbox.
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure>;

@@ -15,6 +15,7 @@ pub mod failure;
 mod feed;
 pub mod forget;
 mod ground;
+pub mod home_trial;
 mod image_age;
 pub mod images;
 mod keeper;
@@ -56,6 +57,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub use channel::Channel;
 pub use entry::{Entry, StartNews, StopCause, StopWish};
 pub use feed::Feed;
 pub use ground::{Ground, Refusals, Waiting};

@@ -26,8 +26,10 @@ use oci_spec::runtime::Spec;
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 
 use super::{
+    channel::Channel,
     failure::{Failure, chain},
     ground::{Ground, Refusals, Waiting},
+    home_trial::HomeTrial,
     log::Log,
     neighbours::Neighbours,
     observe::{observe, observe_jail},
@@ -185,12 +187,10 @@ impl NodeGround {
         Err(walls_fell(&broken))
     }
 
-    /// The user's home, seen through the sandbox's ids where those are not the user's own.
-    fn mount_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), HostError> {
+    /// The home of this name, seen through the sandbox's ids where those are not the user's own.
+    fn mount_home(&self, sandbox: &Sandbox, name: &str, pid: u32) -> Result<(), HostError> {
         let facts = &sandbox.record.facts;
-        let (uid, gid) = (facts.disk_uid, facts.disk_gid);
-        let name = sandbox.record.key.owner().on_disk();
-        let home = self.homes.open(&self.home_root, &name, uid, gid)?;
+        let home = self.homes.open(&self.home_root, name, facts.disk_uid, facts.disk_gid)?;
         let ids = if facts.home_mapped {
             let (uids, gids) = sandbox.home_ids();
             Some(namespaces::id_map(&uids, &gids)?)
@@ -199,6 +199,20 @@ impl NodeGround {
         };
         let ids = ids.as_ref().map(AsFd::as_fd);
         mounts::attach_into(pid, home.as_fd(), sandbox.home_inside(), ids)
+    }
+
+    /// Attaches the home of this name, and returns the process in whose mount namespace it is now.
+    fn attach_named(&self, sandbox: &Sandbox, name: &str, pid: u32) -> Result<u32, Failure> {
+        let pid = self.opens_files(sandbox, pid)?;
+        self.mount_home(sandbox, name, pid).map_err(home_failure)?;
+        if sandbox.record.facts.home_mapped {
+            let mounts = mounts::parse_mountinfo(&processes::read(pid, "mountinfo")?);
+            let broken = proof::broken_home(sandbox.home_inside(), &mounts);
+            if !broken.is_empty() {
+                return Err(walls_fell(&broken));
+            }
+        }
+        Ok(pid)
     }
 
     async fn remove_cgroup(&self, group: &str) -> Result<(), HostError> {
@@ -430,22 +444,23 @@ impl Ground for NodeGround {
         mounts::can_be_mapped(&self.home_root).map_err(home_failure)
     }
 
+    async fn try_home(
+        &self,
+        sandbox: &Sandbox,
+        pid: u32,
+        channel: &mut Channel,
+    ) -> Result<(), Failure> {
+        let trial = HomeTrial { sandbox, homes: self.homes, root: &self.home_root };
+        trial.run(channel, |name| self.attach_named(sandbox, name, pid).map(drop)).await
+    }
+
     async fn attach_home(&self, sandbox: &Sandbox, pid: u32) -> Result<(), Failure> {
         if sandbox.runtime().is_some_and(Runtime::binds_home) {
             // It is there since before the start, and the proof has seen it.
             return Ok(());
         }
-        let facts = &sandbox.record.facts;
-        let pid = self.opens_files(sandbox, pid)?;
-        self.mount_home(sandbox, pid).map_err(home_failure)?;
-        if facts.home_mapped {
-            let mounts = mounts::parse_mountinfo(&processes::read(pid, "mountinfo")?);
-            let broken = proof::broken_home(sandbox.home_inside(), &mounts);
-            if !broken.is_empty() {
-                return Err(walls_fell(&broken));
-            }
-        }
-        if facts.ignore_user_config {
+        let pid = self.attach_named(sandbox, &sandbox.record.key.owner().on_disk(), pid)?;
+        if sandbox.record.facts.ignore_user_config {
             self.cover_user_config(sandbox, pid)?;
         }
         Ok(())

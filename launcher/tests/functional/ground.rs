@@ -13,7 +13,9 @@ use std::{
 
 use adrastea::{
     host::fifo,
-    launch::{Ground, Refusals, Trace, Traces, Waiting, failure::Failure, sandbox::Sandbox},
+    launch::{
+        Channel, Ground, Refusals, Trace, Traces, Waiting, failure::Failure, sandbox::Sandbox,
+    },
     store::{RetiredHome, Step},
 };
 use adrastea_proto::v1::FailureReason;
@@ -47,6 +49,7 @@ struct Orders {
     homes: BTreeSet<String>,
     stuck_homes: bool,
     unmapped_homes: bool,
+    odd_homes: bool,
 }
 
 pub struct StandInGround {
@@ -109,6 +112,11 @@ impl StandInGround {
     /// Homes can be seen through other ids, or cannot.
     pub fn set_maps_homes(&self, maps: bool) {
         self.orders().unmapped_homes = !maps;
+    }
+
+    /// Homes that are attached late are as they must be, or are not.
+    pub fn set_odd_homes(&self, odd: bool) {
+        self.orders().odd_homes = odd;
     }
 
     pub fn set_memory_kills(&self, kills: u64) {
@@ -271,6 +279,18 @@ impl Ground for StandInGround {
         if self.orders().unmapped_homes {
             let hint = "none: it was ordered";
             return Err(Failure::new(FailureReason::Home, "homes cannot be mapped", hint));
+        }
+        Ok(())
+    }
+
+    async fn try_home(&self, sandbox: &Sandbox, _: u32, _: &mut Channel) -> Result<(), Failure> {
+        if !self.diary.with_traces(sandbox.id(), |traces| traces.proved) {
+            self.diary.violation(format!("{}: a home for an unproved sandbox", sandbox.id()));
+        }
+        self.diary.write("try home");
+        if self.orders().odd_homes {
+            let hint = "none: it was ordered";
+            return Err(Failure::new(FailureReason::Home, "the home is odd", hint));
         }
         Ok(())
     }

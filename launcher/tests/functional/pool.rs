@@ -5,6 +5,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use adrastea::{
     config_pool::ProfilePool,
+    config_runtimes::RuntimeConfig,
     launch::{Launcher, pool::PoolState},
     store::SandboxState,
 };
@@ -288,6 +289,38 @@ async fn homes_that_cannot_be_mapped_have_no_slots() {
     assert_eq!(state(&hub.launcher).aside.as_deref(), Some("homes cannot be mapped"));
     hub.start("ana").await;
     hub.stop("ana").await;
+    world.assert_nothing_remains().await;
+}
+
+#[tokio::test]
+async fn a_runtime_waits_only_after_a_home_of_nobodys_was_right() {
+    let world = World::with(|config| {
+        // Of a program that is not there nothing is remembered.
+        let gvisor = RuntimeConfig {
+            binary: "/nonexistent/runsc".into(),
+            ..config.runtimes["runc"].clone()
+        };
+        config.runtimes.insert("gvisor".into(), gvisor);
+        let profile = config.profiles.get_mut("standard").unwrap();
+        profile.runtimes = vec!["gvisor".into()];
+        profile.pool = Some(ProfilePool { minimum: 1, maximum: 1 });
+    });
+    world.ground.set_odd_homes(true);
+    let hub = filled(&world).await;
+    assert!(waiting(&hub.launcher).is_empty());
+    let told = state(&hub.launcher).aside.unwrap();
+    assert_eq!(told, "under `gvisor` no server waits for its user: the home is odd");
+    world.assert_nothing_remains().await;
+    // The start is a cold one, and what was odd is tried again when the administrator says so.
+    hub.start("ana").await;
+    hub.stop("ana").await;
+    world.ground.set_odd_homes(false);
+    fill(&hub.launcher).await;
+    assert!(waiting(&hub.launcher).is_empty(), "it was tried again at once");
+    hub.launcher.refill_pool(None).unwrap();
+    fill(&hub.launcher).await;
+    assert_eq!((waiting(&hub.launcher).len(), state(&hub.launcher).aside), (1, None));
+    hub.launcher.close_pool().await;
     world.assert_nothing_remains().await;
 }
 

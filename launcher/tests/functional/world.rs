@@ -111,13 +111,19 @@ impl World {
 
     /// A launcher as it is before it looks around.
     pub fn launcher(&self) -> Arc<Launcher> {
-        let settings = |name: &str| RuntimeSettings {
-            binary: "/usr/sbin/runc".into(),
-            program: "runc".into(),
-            root: self.layout.runtime_root(name),
-            version: "1.3.6".parse().unwrap(),
-            machine: None,
-            shim: None,
+        let settings = |name: &str| {
+            let (program, version) = match name {
+                "gvisor" => ("runsc", "20260914.0.0"),
+                _ => ("runc", "1.3.6"),
+            };
+            RuntimeSettings {
+                binary: format!("/usr/sbin/{program}").into(),
+                program: program.into(),
+                root: self.layout.runtime_root(name),
+                version: version.parse().unwrap(),
+                machine: None,
+                shim: None,
+            }
         };
         let names = self.config.runtimes.keys();
         let runtimes: BTreeMap<String, RuntimeState> =

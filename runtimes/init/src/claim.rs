@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
 };
 
-use crate::report;
+use crate::{report, trial};
 
 const MAGIC: &[u8; 10] = b"ADRCLAIM1\n";
 /// The same payload, for a program that gets ready and waits for its claim.
@@ -216,6 +216,8 @@ pub fn decode(message: &[u8]) -> Result<Claim, ClaimError> {
 pub enum Message {
     /// Tell what is around you, then wait on.
     Report,
+    /// Make files in the home, which is nobody's, tell what you see, then wait on.
+    Trial,
     /// Start the command's waiting program, say when it is ready, then wait on.
     Standby(Claim),
     Claim(Claim),
@@ -229,6 +231,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<Message, ClaimError> {
         MAGIC => read_payload(reader).map(Message::Claim),
         STANDBY_MAGIC => read_payload(reader).map(Message::Standby),
         report::REQUEST => Ok(Message::Report),
+        trial::REQUEST => Ok(Message::Trial),
         _ => Err(ClaimError::BadMagic),
     }
 }
@@ -237,7 +240,7 @@ pub fn read_message(reader: &mut impl Read) -> Result<Message, ClaimError> {
 pub fn read_from(reader: &mut impl Read) -> Result<Claim, ClaimError> {
     match read_message(reader)? {
         Message::Claim(claim) => Ok(claim),
-        Message::Report | Message::Standby(_) => Err(ClaimError::BadMagic),
+        Message::Report | Message::Trial | Message::Standby(_) => Err(ClaimError::BadMagic),
     }
 }
 

@@ -13,14 +13,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use adrastea_init::trial::HOME_NAME;
 use landlock::{
     ABI, Access as _, AccessFs, BitFlags, CompatLevel, Compatible as _, LandlockStatus,
     PathBeneath, PathFd, Ruleset, RulesetAttr as _, RulesetCreated, RulesetCreatedAttr as _,
     RulesetError, RulesetStatus, Scope,
 };
-
-/// Where the launcher's own layer says which directory will be the home.
-const HOME_NAME: &str = "/.adrastea/home";
 
 /// What is asked for; an older kernel gives less, and says so by its number.
 const NEWEST: ABI = ABI::V6;

@@ -7,6 +7,7 @@
 pub mod claim;
 pub mod report;
 pub mod script;
+pub mod trial;
 
 /// The beginning of the first line: the init waits and no code of the tenant has run.
 pub const WAITING: &str = "adrastea-init 1 waiting";

@@ -16,6 +16,7 @@
 mod files;
 mod filter;
 mod forward;
+mod home;
 mod look;
 mod server;
 mod standby;
@@ -32,7 +33,7 @@ use std::{
 use adrastea_init::{
     ANEW, ASIDE, CLAIMED, LANDLOCK, LET_THROUGH, READY, REFUSED, WAITING,
     claim::{self, Claim, Message},
-    exit_code, report, waiting_program,
+    exit_code, report, trial, waiting_program,
 };
 
 use crate::{
@@ -207,6 +208,7 @@ fn wait_for_claim(signals: &Signals) -> Result<(Claim, Option<Standby>), Unclaim
                     }
                 }
             }
+            Message::Trial => tell(&format!("{}{}", trial::ANSWERED, home::attempt())),
             Message::Report => {
                 report()
                     .map_err(|error| Unclaimed::Refused(format!("failed to report: {error}")))?;

@@ -18,6 +18,7 @@ use adrastea_init::{
     claim::{self, Claim},
     first_line,
     report::{ANNOUNCED, REQUEST, Report},
+    trial,
 };
 
 struct Init {
@@ -100,6 +101,19 @@ impl Drop for Init {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_trial_is_answered_in_one_line_and_the_init_waits_on() {
+    let mut init = Init::waiting();
+    let mut stdin = init.child.stdin.take().unwrap();
+    for _ in 0..2 {
+        stdin.write_all(trial::REQUEST).unwrap();
+        let line = init.line();
+        let said = line.strip_prefix(trial::ANSWERED).unwrap();
+        // What is made in a home, the suites see in a sandbox: here there is none.
+        assert!(said.starts_with("failed to read /.adrastea/home: "), "{said}");
     }
 }
 

@@ -27,6 +27,7 @@ use crate::plan::SandboxId;
 
 const MAGIC: &[u8] = b"ADRCLAIM1\n";
 const STANDBY_MAGIC: &[u8] = b"ADRSTAND1\n";
+const REPORT_REQUEST: &[u8; 10] = b"ADRREPORT\n";
 const CLAIM_LIMIT: u32 = 1 << 20;
 
 /// What the fake's init does once it runs.
@@ -195,7 +196,7 @@ impl FakeEngine {
             .await
             .ok()?;
         let message = tokio::select! {
-            message = read_message(&mut input) => message,
+            message = read_message(&mut input, &mut output) => message,
             code = self.ended(id) => return code,
         };
         let message = match message {
@@ -209,7 +210,7 @@ impl FakeEngine {
                 }
                 output.write_all(b"adrastea-init 1 ready\n").await.ok()?;
                 tokio::select! {
-                    message = read_message(&mut input) => message,
+                    message = read_message(&mut input, &mut output) => message,
                     code = self.ended(id) => return code,
                 }
             }
@@ -251,14 +252,24 @@ impl FakeEngine {
 }
 
 /// A message's payload, and whether it is a standby.
-async fn read_message(input: &mut pipe::Receiver) -> Result<(bool, Vec<u8>), String> {
-    let mut head = [0; MAGIC.len() + 4];
-    input.read_exact(&mut head).await.map_err(|error| error.to_string())?;
-    let (magic, length) = head.split_at(MAGIC.len());
-    if ![MAGIC, STANDBY_MAGIC].contains(&magic) {
+async fn read_message(
+    input: &mut pipe::Receiver,
+    output: &mut pipe::Sender,
+) -> Result<(bool, Vec<u8>), String> {
+    let told = |error: std::io::Error| error.to_string();
+    let mut magic = [0; MAGIC.len()];
+    input.read_exact(&mut magic).await.map_err(told)?;
+    // What an init tells of its surroundings is for a proof, which no stand-in makes.
+    while magic == *REPORT_REQUEST {
+        output.write_all(b"adrastea-init 1 report 0\n").await.map_err(told)?;
+        input.read_exact(&mut magic).await.map_err(told)?;
+    }
+    if ![MAGIC, STANDBY_MAGIC].contains(&magic.as_slice()) {
         return Err("the claim has another magic".to_owned());
     }
-    let length = u32::from_le_bytes(length.try_into().unwrap_or_default());
+    let mut length = [0; 4];
+    input.read_exact(&mut length).await.map_err(told)?;
+    let length = u32::from_le_bytes(length);
     if length > CLAIM_LIMIT {
         return Err("the claim is too long".to_owned());
     }

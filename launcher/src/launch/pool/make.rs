@@ -10,7 +10,7 @@ use adrastea_init::claim::Claim;
 use adrastea_proto::v1::{self, FailureReason, Phase};
 use tokio::time::Instant;
 
-use super::{Class, LAST_WORDS, Slot};
+use super::{Class, LAST_WORDS, Slot, trial};
 use crate::{
     config::{Config, ImageConfig},
     failpoint,
@@ -20,7 +20,7 @@ use crate::{
     },
     names::{RequestId, ServerKey},
     policy::{self, Decision, PinnedImage, Refusal},
-    store::{DiskIdentity, ExitRecord, Facts, NewSandbox},
+    store::{DiskIdentity, ExitRecord, Facts, NewSandbox, SandboxRecord},
 };
 
 /// How long an image's server may take to load, with the least of the processors.
@@ -104,6 +104,28 @@ impl From<Failure> for NoSlot {
 
 /// Makes one slot. What was begun of one that fails is taken away.
 pub async fn make(launcher: &Arc<Launcher>, wanted: &Wanted) -> Result<Slot, NoSlot> {
+    trial::pass(launcher, wanted).await?;
+    let entry = enter(launcher, wanted, |_| {})?;
+    let made = build(launcher, &entry, wanted).await;
+    launcher.pool.inner().making = None;
+    match made {
+        Ok(slot) => {
+            failpoint::hit("slot", "waiting");
+            Ok(slot)
+        }
+        Err(why) => {
+            remove(launcher, &entry, "it could not be made").await;
+            Err(why)
+        }
+    }
+}
+
+/// A sandbox of the pool's that is to be made now, with what is `known` of it alone.
+pub fn enter(
+    launcher: &Arc<Launcher>,
+    wanted: &Wanted,
+    known: impl FnOnce(&mut SandboxRecord),
+) -> Result<Arc<Entry>, NoSlot> {
     let id = new_id();
     let new = NewSandbox {
         key: ServerKey::slot(id.as_str()),
@@ -112,7 +134,8 @@ pub async fn make(launcher: &Arc<Launcher>, wanted: &Wanted) -> Result<Slot, NoS
         request_hash: [0; 32],
         facts: slot_facts(&wanted.decision),
     };
-    let record = launcher.store.record_sandbox(&new, launcher.pools).map_err(Failure::from)?;
+    let mut record = launcher.store.record_sandbox(&new, launcher.pools).map_err(Failure::from)?;
+    known(&mut record);
     let config = launcher.config();
     let address = (launcher.address)(&config, record.address_index);
     let sandbox = Sandbox::new(record, address, &launcher.layout);
@@ -126,18 +149,7 @@ pub async fn make(launcher: &Arc<Launcher>, wanted: &Wanted) -> Result<Slot, NoS
             entry.wish_to_stop(not_needed());
         }
     }
-    let made = build(launcher, &entry, wanted).await;
-    launcher.pool.inner().making = None;
-    match made {
-        Ok(slot) => {
-            failpoint::hit("slot", "waiting");
-            Ok(slot)
-        }
-        Err(why) => {
-            remove(launcher, &entry, "it could not be made").await;
-            Err(why)
-        }
-    }
+    Ok(entry)
 }
 
 /// The wish with which a slot that is being made is given up.

@@ -18,6 +18,7 @@ mod class;
 mod make;
 mod size;
 mod tend;
+mod trial;
 mod warm;
 
 use std::{
