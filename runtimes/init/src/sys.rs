@@ -70,6 +70,7 @@ pub fn resource_limits() -> BTreeMap<String, (String, String)> {
         ("msgqueue size", libc::RLIMIT_MSGQUEUE),
         ("nice priority", libc::RLIMIT_NICE),
         ("realtime priority", libc::RLIMIT_RTPRIO),
+        ("processes", libc::RLIMIT_NPROC),
         ("pending signals", libc::RLIMIT_SIGPENDING),
     ]
     .into_iter()

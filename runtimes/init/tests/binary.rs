@@ -132,7 +132,9 @@ fn a_report_is_told_as_often_as_asked_and_the_claim_still_taken() {
         assert!(report.mountinfo.contains(" - proc "), "{}", report.mountinfo);
         assert_eq!(report.devices["null"], Some((1, 3)));
         assert_eq!(report.modes["/tmp"], 0o1777);
-        assert!(report.rlimits.contains_key("open files"));
+        for promised in ["open files", "processes"] {
+            assert!(report.rlimits.contains_key(promised), "{promised}");
+        }
         // The standard ones, the signals' and the channel's own; nothing that was inherited.
         let highest = report.descriptors.iter().map(|(number, _)| *number).max();
         assert!(highest <= Some(5), "{:?}", report.descriptors);
