@@ -75,6 +75,7 @@ fn rules(plan: &Plan) -> Vec<(Wall, &'static str, Must)> {
     use Must::{Be, Count, Path};
     let nothing = || Value::Array(Vec::new());
     let filter = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
+    let kernel = "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1";
     let served =
         ["--thread-pool-size=1", "--announce-submounts", "--sandbox=namespace", "--seccomp=kill"];
     let served = served.map(str::to_owned).into_iter().chain(expected_translation(plan));
@@ -85,10 +86,10 @@ fn rules(plan: &Plan) -> Vec<(Wall, &'static str, Must)> {
         (Wall::Other, "hypervisor.qemu.kernel", Path),
         (Wall::Other, "hypervisor.qemu.image", Path),
         (Wall::Other, "hypervisor.qemu.rootfs_type", Be("ext4".into())),
+        (Wall::Command, "hypervisor.qemu.kernel_params", Be(kernel.into())),
         (Wall::Other, "hypervisor.qemu.machine_type", Be("q35".into())),
         (Wall::Annotations, "hypervisor.qemu.enable_annotations", Be(nothing())),
         (Wall::Seccomp, "hypervisor.qemu.seccomp_sandbox", Be(filter.into())),
-        (Wall::Seccomp, "hypervisor.qemu.seccompsandbox", Be(filter.into())),
         (Wall::Cpu, "hypervisor.qemu.default_vcpus", Be(1.into())),
         (Wall::Memory, "hypervisor.qemu.default_memory", Count(64, 512)),
         (Wall::Memory, "hypervisor.qemu.overhead_memory", Count(64, 512)),
@@ -113,11 +114,12 @@ fn rules(plan: &Plan) -> Vec<(Wall, &'static str, Must)> {
         ),
         (Wall::Hooks, "hypervisor.qemu.guest_hook_path", Be("".into())),
     ];
-    let rest: [(Wall, &'static str, Must); 17] = [
+    let rest: [(Wall, &'static str, Must); 18] = [
         (Wall::Other, "agent.kata.enable_debug", Be(false.into())),
         (Wall::Other, "agent.kata.enable_tracing", Be(false.into())),
         (Wall::Command, "agent.kata.debug_console_enabled", Be(false.into())),
         (Wall::Other, "agent.kata.create_container_timeout", Count(1, 600)),
+        (Wall::Other, "agent.kata.reconnect_timeout_ms", Count(1000, 600_000)),
         (Wall::Other, "runtime.name", Be("virt_container".into())),
         (Wall::Other, "runtime.hypervisor_name", Be("qemu".into())),
         (Wall::Other, "runtime.agent_name", Be("kata".into())),

@@ -1,6 +1,5 @@
 //! The file that Kata reads for one sandbox alone: a pure function of its plan and of the paths of
-//! what the machine is made of. Both shims of Kata read it (3.x and 4.x, in Go and in Rust), each
-//! passing over the keys that only the other one knows.
+//! what the machine is made of. Kata's shim in Rust reads it, of 3.x and of 4.x.
 //!
 //! Must never switch on an annotation: what is in here is all that Kata is told.
 
@@ -19,6 +18,15 @@ const MONITOR_FILTER: &str =
 /// Seconds until the machine's agent must have made the container.
 const CREATE_SECONDS: i64 = 60;
 
+/// Milliseconds until a machine that boots must be heard of. Left to itself the shim gives up after
+/// ten seconds; how long a start may take is the launcher's to say.
+const BOOT_MILLISECONDS: i64 = 60_000;
+
+/// What Kata gives the machine's kernel as it is shipped. Without it an image in
+/// which the agent itself is the first process has control groups of the first version, and a
+/// kernel that has left those behind then limits no memory inside.
+const KERNEL_WORDS: &str = "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1";
+
 /// One processor for the sandbox's own; the quota of the spec comes on top of it.
 const LEAST_PROCESSORS: i64 = 1;
 
@@ -32,7 +40,9 @@ pub fn text(plan: &Plan, files: &MachineFiles) -> String {
             ("enable_debug", false.into()),
             ("enable_tracing", false.into()),
             ("debug_console_enabled", false.into()),
+            // Here it takes no key that it does not know.
             ("create_container_timeout", CREATE_SECONDS.into()),
+            ("reconnect_timeout_ms", BOOT_MILLISECONDS.into()),
         ])),
     );
     let runtime = table([
@@ -74,11 +84,10 @@ fn monitor(plan: &Plan, files: &MachineFiles) -> Table {
         ("kernel", path(&files.kernel).into()),
         ("image", path(&files.image).into()),
         ("rootfs_type", "ext4".into()),
+        ("kernel_params", KERNEL_WORDS.into()),
         ("machine_type", "q35".into()),
         ("enable_annotations", Value::Array(Vec::new())),
-        // The same switch under the name of each shim.
         ("seccomp_sandbox", MONITOR_FILTER.into()),
-        ("seccompsandbox", MONITOR_FILTER.into()),
         ("default_vcpus", LEAST_PROCESSORS.into()),
         ("default_memory", mebibytes.into()),
         ("overhead_memory", mebibytes.into()),
