@@ -39,6 +39,12 @@ pub fn installed(config: &Config, name: &str, runtime: &RuntimeConfig) -> Runtim
         config.driver(name).ok_or_else(|| missing(format!("there is no runtime `{name}`"), ""))?;
     let printed = commands::output(&runtime.binary, &["--version"])
         .map_err(|error| missing(chain(&error), "install it, or set its path under [runtimes]"))?;
+    if let Some(reason) = driver.refuses_program(&printed) {
+        return Err(missing(
+            format!("runtime `{name}`: `{}` cannot be used: {reason}", runtime.binary.display()),
+            "set runtimes.<name>.binary to the one in Rust, of Kata's `runtime-rs`",
+        ));
+    }
     if driver.kernel() == Kernel::Machine {
         let machine = runtime.machine.clone().unwrap_or_default();
         if let Some((key, path)) = machine.files().into_iter().find(|(_, path)| !path.is_file()) {

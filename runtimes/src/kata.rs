@@ -44,7 +44,7 @@ static LIMITATIONS: [Limitation; 11] = [
         why: "the machine's agent fails with one; what is written to the home is the user's by the file server's translation of ids",
     },
     Limitation {
-        what: "/dev/shm has 64 MiB, whatever the profile says, and is not nosuid, nodev and noexec",
+        what: "/dev/shm is bounded by the server's memory alone, whatever the profile says, and is not nosuid, nodev and noexec",
         why: "Kata mounts its own; set-uid programs gain nothing inside, and no device can be made",
     },
     Limitation {
@@ -56,8 +56,8 @@ static LIMITATIONS: [Limitation; 11] = [
         why: "Kata drops it; no device node can be made inside, and those that are there are looked at",
     },
     Limitation {
-        what: "that parts of /proc and /sys are masked inside is asked for, and not looked at",
-        why: "they tell of the machine's own kernel alone, and the node cannot see which of them that kernel has",
+        what: "directories of /proc and /sys are not masked inside, and that files there are is not looked at",
+        why: "Kata masks files alone; they tell of the machine's own kernel, and the node cannot see which of them that kernel has",
     },
     Limitation {
         what: "no AppArmor inside, and Landlock only where the machine's kernel has it",
@@ -114,6 +114,12 @@ impl Runtime for Kata {
 
     fn holds_covers(&self) -> bool {
         false
+    }
+
+    fn refuses_program(&self, printed: &str) -> Option<&'static str> {
+        printed.contains("(Golang)").then_some(
+            "it is Kata's shim in Go, which puts a machine into a control group of another name than it is given",
+        )
     }
 
     fn refuses_to_wait(&self, _program: &str, _version: Version) -> Option<&'static str> {

@@ -149,6 +149,12 @@ pub trait Runtime: Send + Sync {
         true
     }
 
+    /// Why it cannot be driven by way of the program that prints this of itself, if so: another one
+    /// under the same name and version.
+    fn refuses_program(&self, _printed: &str) -> Option<&'static str> {
+        None
+    }
+
     /// Why no sandbox of that program and version can wait for its user with a server that has
     /// loaded, if so: it starts cold, and this is told.
     fn refuses_to_wait(&self, _program: &str, _version: Version) -> Option<&'static str> {

@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn both_shims_of_kata_tell_their_version() {
+    fn both_shims_of_kata_tell_their_version_and_one_is_refused() {
         let floor = crate::kata::Kata.version_floor();
         let rust = |version: &str| {
             format!(
@@ -329,6 +329,10 @@ mod tests {
                 let checked = floor.admit(&printed, &[], None).unwrap();
                 assert_eq!(checked.version.to_string(), version);
             }
+            assert_eq!(crate::kata::Kata.refuses_program(&rust(version)), None);
+            let refused = crate::kata::Kata.refuses_program(&go(version));
+            assert!(refused.is_some_and(|why| why.contains("control group")));
+            assert_eq!(crate::runc::Runc.refuses_program(&go(version)), None);
         }
         for version in ["3.30.0", "3.31.0-rc1", "3.2.0", "2.5.9"] {
             let found = floor.admit(&rust(version), &[], None);
