@@ -64,9 +64,9 @@ impl HomeTrial<'_> {
         let facts = &self.sandbox.record.facts;
         let expected = as_it_must_be(facts.uid_inside, facts.gid_inside);
         if said != expected {
-            return Err(wrong(format!("inside: {said}; it must be: {expected}")));
+            return Err(wrong(&format!("inside: {said}; it must be: {expected}")));
         }
-        self.look_at_disk().map_err(home_failure)?.map_or(Ok(()), |told| Err(wrong(told)))
+        self.look_at_disk().map_err(home_failure)?.map_or(Ok(()), |told| Err(wrong(&told)))
     }
 
     /// The home, and in it a file that is not the user's.
@@ -109,7 +109,7 @@ impl HomeTrial<'_> {
     }
 }
 
-fn wrong(told: String) -> Failure {
+fn wrong(told: &str) -> Failure {
     Failure::new(
         FailureReason::Home,
         format!("a home that is attached late is not as it must be: {told}"),

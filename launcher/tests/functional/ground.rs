@@ -39,6 +39,7 @@ pub enum Fault {
 }
 
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)] // each is an order of its own
 struct Orders {
     calls: usize,
     fault: Option<(usize, Fault)>,

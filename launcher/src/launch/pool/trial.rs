@@ -36,7 +36,10 @@ pub async fn pass(launcher: &Arc<Launcher>, wanted: &Wanted) -> Result<(), NoSlo
     make::remove(launcher, &entry, "it was a trial").await;
     let outcome = outcome?.map_err(|failure| failure.message);
     telemetry::pool_tried(name, outcome.is_ok());
-    let remembered = outcome.as_ref().map(|()| ()).map_err(String::as_str);
+    let remembered = match &outcome {
+        Ok(()) => Ok(()),
+        Err(reason) => Err(reason.as_str()),
+    };
     if let Err(error) = tried::remember_waiting(&config, name, &settings, remembered) {
         tracing::warn!(
             runtime = name,
