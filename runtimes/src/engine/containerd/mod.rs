@@ -53,6 +53,7 @@ mod layer;
 pub mod managed;
 mod manifest;
 mod options;
+mod shim_socket;
 mod tasks;
 mod tidy;
 mod unpack;

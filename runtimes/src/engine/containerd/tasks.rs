@@ -4,7 +4,7 @@
 //! restart of containerd. Must never cancel a running tasks.Create: that
 //! orphans its shim and spoils the id.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, path::Path, time::Duration};
 
 use containerd_client::{
     services::v1::{
@@ -24,7 +24,7 @@ use tonic::Code;
 use super::{
     Containerd, INSTANCE_LABEL, LONG, SHORT,
     call::{CallError, failed},
-    options,
+    options, shim_socket,
 };
 use crate::{
     engine::{EngineError, EngineSandbox, ExitStatus, Handler, Stdio, TaskState},
@@ -209,7 +209,11 @@ impl Containerd {
             .call(SHORT, |channel| async { ContainersClient::new(channel).delete(request).await });
         match deleting.await {
             Err(error) if !error.is_absence() => Err(self.error("delete container", id)(error)),
-            _ => Ok(()),
+            _ => {
+                let root = Path::new(shim_socket::ROOT);
+                shim_socket::remove_left(root, &self.inner.socket, &self.inner.namespace, id);
+                Ok(())
+            }
         }
     }
 
