@@ -2,7 +2,7 @@
 //! processes run on the machine's kernel behind the walls of the base; on the node there are the
 //! machine's monitor, the shim and the file server, which are the node's root.
 //!
-//! Must never be offered unasked: no machine of this project has ever run it to the end
+//! Must never be offered unasked: it was run by hand alone, and never with KVM
 //! ([`Runtime::unproved`]). What it drops of the base is put back here or is in
 //! [`Runtime::limitations`], and [`crate::floor`] knows what stands in the place of each wall.
 
@@ -34,7 +34,7 @@ const NODE_MEBIBYTES: u64 = 512;
 /// the monitor's and the file server's input and output.
 const NODE_PROCESSES: u32 = 512;
 
-static LIMITATIONS: [Limitation; 11] = [
+static LIMITATIONS: [Limitation; 12] = [
     Limitation {
         what: "the machine's monitor, its shim and its file server are the node's root",
         why: "whoever gets out of the machine meets their filters and the control group, not a user namespace",
@@ -46,6 +46,10 @@ static LIMITATIONS: [Limitation; 11] = [
     Limitation {
         what: "/dev/shm is bounded by the server's memory alone, whatever the profile says, and is not nosuid, nodev and noexec",
         why: "Kata mounts its own; set-uid programs gain nothing inside, and no device can be made",
+    },
+    Limitation {
+        what: "the root file system is not nosuid inside",
+        why: "Kata mounts it anew; set-uid programs gain nothing, for no process can get new privileges",
     },
     Limitation {
         what: "the processes inside are counted for each user, not by a control group",
@@ -87,7 +91,7 @@ impl Runtime for Kata {
     }
 
     fn description(&self) -> &'static str {
-        "A virtual machine for each server (experimental: never proved on the project's own machines); slower start, more memory"
+        "A virtual machine for each server (experimental: never proved with KVM); slower start, more memory"
     }
 
     fn strength(&self) -> Strength {
@@ -103,9 +107,7 @@ impl Runtime for Kata {
     }
 
     fn unproved(&self) -> Option<&'static str> {
-        Some(
-            "no machine of this project has run it to the end: its walls are checked at each start, but were never seen to hold",
-        )
+        Some("it was run by hand alone, and never with KVM: its walls are checked at each start")
     }
 
     fn binds_home(&self) -> bool {

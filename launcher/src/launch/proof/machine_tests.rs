@@ -209,7 +209,9 @@ fn each_broken_wall_inside_is_named() {
         ("modes", |told| told.modes.extend([("/tmp".to_owned(), 0o755)])),
         ("mounts", |told| mounted(told, "/ / ro,nodev", "/ / rw,nodev")),
         ("mounts", |told| mounted(told, "/home/jovyan rw,nosuid,", "/home/jovyan rw,")),
-        ("mounts", |told| mounted(told, "relatime - virtiofs none rw", "relatime - ext4 /dev/vda rw")),
+        ("mounts", |told| {
+            mounted(told, "relatime - virtiofs none rw", "relatime - ext4 /dev/vda rw");
+        }),
         ("mounts", |told| mounted(told, "/tmp rw,nosuid", "/tmp rw")),
         ("mounts", |told| mounted(told, ",size=16384k", "")),
         ("mounts", |told| mounted(told, "/dev ro,", "/dev rw,")),

@@ -17,8 +17,7 @@ pub const ROOT: &str = "/run/containerd/s";
 
 fn place(root: &Path, containerd: &Path, namespace: &str, id: &str) -> PathBuf {
     let whose = format!("{}/{namespace}/{id}", containerd.display());
-    let digest = Sha256::digest(whose.as_bytes());
-    root.join(digest.iter().map(|byte| format!("{byte:02X}")).collect::<String>())
+    root.join(format!("{:X}", Sha256::digest(whose.as_bytes())))
 }
 
 /// Removes that of one sandbox, if its shim is gone. What cannot be removed is told by the next
