@@ -49,10 +49,9 @@ async fn existing_containerd(
         let log = instance.launcher_log();
         ensure!(log.contains("has known ways out: ") && log.contains(missing), "{log}");
         let doctor = instance.cli(&["doctor"])?;
-        let line = doctor
-            .stdout
-            .lines()
-            .find(|line| line.contains("has known ways out") && line.contains("existing containerd"));
+        let line = doctor.stdout.lines().find(|line| {
+            line.contains("has known ways out") && line.contains("existing containerd")
+        });
         let line = line.unwrap_or_default();
         ensure!(line.starts_with("PROBLEM") && line.contains(missing), "{}", doctor.stdout);
     }
