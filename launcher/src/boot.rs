@@ -106,9 +106,13 @@ impl Node {
         if config.home.root.is_none() {
             directories::make_root_directory(&home_root, 0o711, 0)?;
         }
-        // Of a trial that was killed.
-        home_trial::remove(&home_root)?;
-        // A home root that cannot be read shows at the first start, in words; it keeps nobody else from running.
+        // A home root that cannot be used shows at the first start, in words; it keeps nobody else from running.
+        if let Err(error) = home_trial::remove(&home_root) {
+            tracing::warn!(
+                error = chain(&error),
+                "failed to remove what a killed trial of homes may have left"
+            );
+        }
         let owners = homes.owners(&home_root).unwrap_or_default();
         let store = open_store(&layout, &owners, &home_root)?;
         let ids = config.identity.clone();
