@@ -74,6 +74,9 @@ def of_process(found):
         except OSError:
             continue
         flags = re.search(r"flags:\s*(\d+)", read(f"/proc/self/fdinfo/{number}"))
+        if flags is None and not os.path.lexists(f"/proc/self/fd/{number}"):
+            # Another thread has closed it meanwhile.
+            continue
         writable = flags is None or int(flags[1], 8) & os.O_ACCMODE
         of_package = target.startswith(sys.prefix) and not writable
         (of_packages if of_package else descriptors).append(re.sub(r"\[\d+\]|/\d+/|:\d+(?=\])", "", target))
