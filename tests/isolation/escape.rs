@@ -9,8 +9,7 @@ use std::{
 };
 
 use adrastea_probe::golden;
-use adrastea_proto::v1;
-use adrastea_tests::{Instance, Namespace, Suite, client, column, image, place};
+use adrastea_tests::{Instance, Namespace, Suite, claimed, column, image, place};
 use anyhow::{Context as _, ensure};
 
 use crate::{
@@ -125,15 +124,20 @@ pub fn host_values() -> BTreeMap<&'static str, Option<String>> {
     HOST_VALUES.into_iter().map(|path| (path, fs::read_to_string(path).ok())).collect()
 }
 
-fn probe_as_tenant(instance: &Instance) -> anyhow::Result<()> {
-    let before = host_values();
-    let output = tenant::run_program(instance, "e-probe", tenant::PROFILE, &[image::PROBE])?;
-    // Under gVisor a tenant can end its own init, and so does the probe, three checks from its end.
-    let (table, code, checks) = match column::runtime().as_str() {
+/// What the probe says in this column, the code it ends with, and how many checks it gets to.
+fn expected() -> (&'static str, i32, usize) {
+    match column::runtime().as_str() {
+        // A tenant can end its own init there, and so does the probe, three checks from its end.
         "gvisor" => (GOLDEN_GVISOR, 137, 375),
         "kata" => (GOLDEN_KATA, 0, 378),
         _ => (GOLDEN, 0, 378),
-    };
+    }
+}
+
+fn probe_as_tenant(instance: &Instance) -> anyhow::Result<()> {
+    let before = host_values();
+    let output = tenant::run_program(instance, "e-probe", tenant::PROFILE, &[image::PROBE])?;
+    let (table, code, checks) = expected();
     ensure!(output.code == code, "{output:?}");
     let mismatches = golden::compare(table, &output.stdout);
     ensure!(mismatches.is_empty(), "{} walls:\n{}", mismatches.len(), lines(&mismatches));
@@ -145,26 +149,18 @@ fn probe_as_tenant(instance: &Instance) -> anyhow::Result<()> {
 
 /// The same probe as the server of a sandbox that was made, and has waited, before its user came.
 async fn probe_where_it_waited(instance: &Instance) -> anyhow::Result<()> {
-    let slot = instance.pool(tenant::WAITING, 1).await?.waiting.remove(0).sandbox_id;
-    let mut wish = tenant::wish("e-waited", &["become", image::PROBE]);
-    wish.profile = tenant::WAITING.into();
-    let ready = instance.start_with(wish).await?;
-    ensure!(ready.id() == slot, "it started cold");
-    let key = Some(client::key("e-waited", ""));
-    let request = v1::LogsRequest { key, tail_bytes: 0, follow: true };
-    let mut chunks = instance.launcher().await?.logs(request).await?.into_inner();
-    let mut said = Vec::new();
-    while let Some(chunk) = chunks.message().await? {
-        said.extend(chunk.data);
-    }
-    let said = String::from_utf8_lossy(&said);
-    let exit = instance.exit("e-waited", Duration::from_secs(60)).await?;
-    ensure!(said.contains("waited"), "{exit:?}: {said}");
-    let (table, checks) =
-        if column::has_own_kernel() { (GOLDEN_GVISOR, 375) } else { (GOLDEN, 378) };
-    let mismatches = golden::compare(table, &said);
+    let before = instance.pool(tenant::WAITING, 1).await?;
+    let command = [image::WAITS, claimed::BECOME, image::PROBE];
+    let output = tenant::run_program(instance, "e-waited", tenant::WAITING, &command)?;
+    let said = output.stdout.strip_prefix(claimed::WAITED);
+    let said = said.with_context(|| format!("it started cold: {output:?}"))?;
+    let (table, code, checks) = expected();
+    ensure!(output.code == code, "{output:?}");
+    let mismatches = golden::compare(table, said);
     ensure!(mismatches.is_empty(), "{} walls:\n{}", mismatches.len(), lines(&mismatches));
-    ensure!(golden::parse(&said).len() >= checks, "the probe ended early: {exit:?}");
+    ensure!(golden::parse(said).len() >= checks, "the probe ended early: {output:?}");
+    let after = instance.pool_of(tenant::WAITING).await?;
+    ensure!(after.hits == before.hits + 1, "{before:?}, and then {after:?}");
     Ok(())
 }
 

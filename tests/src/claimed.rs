@@ -22,7 +22,7 @@ use crate::{
 const MAKING: Duration = Duration::from_secs(60);
 const PACE: Duration = Duration::from_millis(10);
 /// What the program that waited says when it has taken a claim, before anything of the tenant's.
-const WAITED: &str = "waited\n";
+pub const WAITED: &str = "waited\n";
 
 /// The words of a tenant's command in this column: in one that claims, the program that has waited
 /// is to become it.
@@ -56,7 +56,8 @@ impl Instance {
         column::claims() && own.contains("\npool = ")
     }
 
-    async fn pool_of(&self, profile: &str) -> anyhow::Result<v1::ProfilePool> {
+    /// What is known of a profile's pool at this moment.
+    pub async fn pool_of(&self, profile: &str) -> anyhow::Result<v1::ProfilePool> {
         let list =
             self.admin().await?.list_pool(v1::ListPoolRequest::default()).await?.into_inner();
         let found = list.profiles.into_iter().find(|pool| pool.profile == profile);

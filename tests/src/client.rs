@@ -160,7 +160,8 @@ impl Instance {
 
     /// Waits until so many sandboxes wait for users of a profile; what is known of its pool.
     pub async fn pool(&self, profile: &str, waiting: usize) -> anyhow::Result<v1::ProfilePool> {
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        // One is made in its turn behind everything else that runs; it bounds a hang, no more.
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(120);
         loop {
             let list =
                 self.admin().await?.list_pool(v1::ListPoolRequest::default()).await?.into_inner();
