@@ -89,6 +89,8 @@ struct Inner {
     making: Option<Arc<Entry>>,
     /// Nothing is made before.
     rest_until: Option<Instant>,
+    /// How often what was in the way of making slots may have gone.
+    changes: u64,
     closed: bool,
 }
 
@@ -114,9 +116,12 @@ impl Pool {
 
     /// What was in the way of making slots may not be any more: it is tried now, not after its rest.
     pub fn try_again(&self) {
-        for of in self.inner().profiles.values_mut() {
+        let mut inner = self.inner();
+        inner.changes += 1;
+        for of in inner.profiles.values_mut() {
             of.aside = None;
         }
+        drop(inner);
         self.wake();
     }
 

@@ -64,7 +64,8 @@ impl Launcher {
     /// Removes what should not be there, then makes one slot if one is missing. True if it did.
     pub async fn tend_pool_once(self: &Arc<Self>) -> bool {
         let _alone = self.pool.tending.lock().await;
-        let wanted = self.wanted_slots();
+        let seen = self.pool.inner().changes;
+        let wanted = self.wanted_slots(seen);
         let surplus = self.pool.surplus(&wanted, Duration::from_secs(self.config().pool.max_age));
         for (slot, why) in &surplus {
             make::remove(self, &slot.entry, why).await;
@@ -80,26 +81,25 @@ impl Launcher {
         let made = make::make(self, wanted).await;
         let is_made = made.is_ok();
         let mut late = None;
-        {
-            let mut inner = self.pool.inner();
-            let closed = inner.closed || !self.may_fill_pool();
-            let of = inner.profiles.entry(wanted.profile.clone()).or_default();
-            match made {
-                Ok(slot) => {
-                    of.aside = None;
-                    let pause =
-                        size::pause(slot.cpu, began.elapsed(), self.config().pool.cpu.millis());
-                    telemetry::pool_made(&wanted.profile, began.elapsed());
-                    if closed {
-                        late = Some(slot);
-                    } else {
-                        of.waiting.push(slot);
-                    }
-                    inner.rest_until = Some(Instant::now() + pause);
+        match made {
+            Ok(slot) => {
+                let pause = size::pause(slot.cpu, began.elapsed(), self.config().pool.cpu.millis());
+                telemetry::pool_made(&wanted.profile, began.elapsed());
+                let mut inner = self.pool.inner();
+                inner.rest_until = Some(Instant::now() + pause);
+                let closed = inner.closed || !self.may_fill_pool();
+                let of = inner.profiles.entry(wanted.profile.clone()).or_default();
+                of.aside = None;
+                if closed {
+                    late = Some(slot);
+                } else {
+                    of.waiting.push(slot);
                 }
-                Err(NoSlot::GivenUp) => {}
-                Err(NoSlot::Aside(reason)) => of.rest(&wanted.profile, reason),
-                Err(NoSlot::Failed(failure)) => of.rest(&wanted.profile, failure.message),
+            }
+            Err(NoSlot::GivenUp) => {}
+            Err(NoSlot::Aside(reason)) => self.pool.failed(&wanted.profile, seen, reason),
+            Err(NoSlot::Failed(failure)) => {
+                self.pool.failed(&wanted.profile, seen, failure.message);
             }
         }
         if let Some(slot) = late {
@@ -114,7 +114,7 @@ impl Launcher {
     }
 
     /// Every profile's slots, as the configuration of now wants them.
-    fn wanted_slots(self: &Arc<Self>) -> Vec<Wanted> {
+    fn wanted_slots(self: &Arc<Self>, seen: u64) -> Vec<Wanted> {
         let config = self.config();
         let mut wanted = Vec::new();
         if !self.may_fill_pool() {
@@ -124,10 +124,7 @@ impl Launcher {
             match make::wanted(self, name) {
                 Ok(Some(one)) => wanted.push(one),
                 Ok(None) => {}
-                Err(reason) => {
-                    let mut inner = self.pool.inner();
-                    inner.profiles.entry(name.clone()).or_default().rest(name, reason);
-                }
+                Err(reason) => self.pool.failed(name, seen, reason),
             }
         }
         wanted
@@ -246,6 +243,7 @@ impl Launcher {
             return None;
         }
         let mut inner = self.pool.inner();
+        inner.changes += 1;
         for name in names.into_iter().filter(|name| profile.is_none_or(|it| it == *name)) {
             let of = inner.profiles.entry(name.to_owned()).or_default();
             of.drained = drained;
@@ -312,6 +310,15 @@ impl super::OfProfile {
 }
 
 impl Pool {
+    /// A try failed that had begun when so many changes had been seen. Its kind rests, unless
+    /// there was one meanwhile: then nobody knows whether it still stands in the way.
+    fn failed(&self, profile: &str, seen: u64, reason: String) {
+        let mut inner = self.inner();
+        if inner.changes == seen {
+            inner.profiles.entry(profile.to_owned()).or_default().rest(profile, reason);
+        }
+    }
+
     /// Takes out what should not wait any longer, with the reason.
     fn surplus(&self, wanted: &[Wanted], max_age: Duration) -> Vec<(Slot, &'static str)> {
         let mut inner = self.inner();
@@ -340,5 +347,26 @@ impl Pool {
             of.waiting = kept;
         }
         surplus
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_during_a_try_is_a_reason_for_another_one_at_once() {
+        let pool = Pool::default();
+        let rests =
+            |pool: &Pool| pool.inner().profiles.get("small").is_some_and(|of| of.aside.is_some());
+        pool.failed("small", 0, "the image is not here".into());
+        assert!(rests(&pool));
+        pool.try_again();
+        assert!(!rests(&pool));
+        // A try that began before, and comes to its end after it.
+        pool.failed("small", 0, "the image is not here".into());
+        assert!(!rests(&pool));
+        pool.failed("small", 1, "the image is not here".into());
+        assert!(rests(&pool));
     }
 }
