@@ -16,6 +16,7 @@ pub mod inside;
 pub mod lock;
 pub mod mounts;
 pub mod namespaces;
+mod netlink_socket;
 pub mod nfnetlink;
 pub mod nft_command;
 pub mod processes;

@@ -4,10 +4,11 @@
 //! Transports bytes; what they mean is the caller's. A socket stays in the
 //! network namespace in which it was opened.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, FromRawFd, OwnedFd},
-};
+use std::io;
+
+use nix::sys::socket::SockProtocol;
+
+use super::netlink_socket::NetlinkSocket;
 
 /// The rules (linux/netfilter/nfnetlink.h).
 pub const SUBSYSTEM_NF_TABLES: u16 = 10;
@@ -18,8 +19,6 @@ const BATCH_END: u16 = 0x11;
 const HEADER: usize = 16;
 /// `struct nfgenmsg`, in front of every body.
 const GENERIC_HEADER: usize = 4;
-/// A dump comes in pieces of at most 32 KiB.
-const RECEIVE_BUFFER: usize = 128 * 1024;
 /// A dump interrupted by a change is asked for again so many times.
 const MOST_DUMP_ATTEMPTS: usize = 10;
 
@@ -47,10 +46,8 @@ pub struct Message {
 /// An open socket to nf_tables.
 #[derive(Debug)]
 pub struct NetfilterSocket {
-    descriptor: OwnedFd,
+    socket: NetlinkSocket,
     sequence: u32,
-    /// Kept: each answer would map and unmap one of this size.
-    buffer: Vec<u8>,
 }
 
 struct Reply {
@@ -60,38 +57,10 @@ struct Reply {
     body: Vec<u8>,
 }
 
-/// Opens a netlink socket in the calling thread's network namespace. The kernel answers at once;
-/// should it not, whoever asks is not held for ever.
-pub(super) fn open_netlink(protocol: libc::c_int) -> io::Result<OwnedFd> {
-    // SAFETY: numbers only.
-    let descriptor =
-        unsafe { libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol) };
-    if descriptor < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel has just given us this descriptor.
-    let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let limit = libc::timeval { tv_sec: 10, tv_usec: 0 };
-    let size =
-        libc::socklen_t::try_from(std::mem::size_of_val(&limit)).map_err(io::Error::other)?;
-    // SAFETY: pointer and size describe `limit`, which outlives the call.
-    let outcome = unsafe {
-        libc::setsockopt(
-            descriptor.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_RCVTIMEO,
-            (&raw const limit).cast(),
-            size,
-        )
-    };
-    if outcome == 0 { Ok(descriptor) } else { Err(io::Error::last_os_error()) }
-}
-
 impl NetfilterSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        let descriptor = open_netlink(libc::NETLINK_NETFILTER)?;
-        Ok(Self { descriptor, sequence: 0, buffer: Vec::new() })
+        Ok(Self { socket: NetlinkSocket::open(SockProtocol::NetlinkNetFilter)?, sequence: 0 })
     }
 
     /// Sends the messages as one transaction. The first error the kernel gives is
@@ -106,7 +75,7 @@ impl NetfilterSocket {
             self.push(&mut packet, &raw, &message.attributes);
         }
         self.push(&mut packet, &batch(BATCH_END), &[]);
-        self.send(&packet)?;
+        self.socket.send(&packet)?;
         // The kernel answers every message; an error of the batch itself carries
         // the number of the batch's begin.
         let mut outstanding = messages.len();
@@ -188,7 +157,7 @@ impl NetfilterSocket {
     fn ask(&mut self, message: &Message, flags: u16) -> io::Result<u32> {
         let mut packet = Vec::new();
         self.push(&mut packet, &Raw::new(message, flags), &message.attributes);
-        self.send(&packet)?;
+        self.socket.send(&packet)?;
         Ok(self.sequence)
     }
 
@@ -206,30 +175,8 @@ impl NetfilterSocket {
         packet.resize(packet.len().next_multiple_of(4), 0);
     }
 
-    fn send(&self, packet: &[u8]) -> io::Result<()> {
-        // SAFETY: pointer and length describe `packet`; an unbound netlink socket
-        // sends to the kernel.
-        let sent = unsafe {
-            libc::send(self.descriptor.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0)
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-    }
-
     fn receive(&mut self) -> io::Result<Vec<Reply>> {
-        self.buffer.resize(RECEIVE_BUFFER, 0);
-        // SAFETY: pointer and length describe `buffer`.
-        let length = unsafe {
-            libc::recv(
-                self.descriptor.as_raw_fd(),
-                self.buffer.as_mut_ptr().cast(),
-                self.buffer.len(),
-                0,
-            )
-        };
-        if length < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(split(self.buffer.get(..length.cast_unsigned()).unwrap_or_default()))
+        self.socket.receive().map(split)
     }
 }
 

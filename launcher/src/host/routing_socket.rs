@@ -5,11 +5,9 @@
 //! Transports messages; what they mean is the caller's. A socket stays in the
 //! network namespace in which it was opened.
 
-use std::{
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-};
+use std::io;
 
+use nix::sys::socket::SockProtocol;
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload,
@@ -17,10 +15,8 @@ use rtnetlink::{
     packet_route::RouteNetlinkMessage,
 };
 
-use super::nfnetlink::open_netlink;
+use super::netlink_socket::NetlinkSocket;
 
-/// A dump comes in pieces of at most 32 KiB; one link with many virtual functions may need more.
-const RECEIVE_BUFFER: usize = 128 * 1024;
 /// A dump interrupted by a change is asked for again so many times.
 const MOST_DUMP_ATTEMPTS: usize = 10;
 /// `struct nlmsghdr`.
@@ -29,16 +25,14 @@ const HEADER: usize = 16;
 /// An open socket to the routing tables.
 #[derive(Debug)]
 pub struct RoutingSocket {
-    descriptor: OwnedFd,
+    socket: NetlinkSocket,
     sequence: u32,
-    buffer: Vec<u8>,
 }
 
 impl RoutingSocket {
     /// Opens a socket in the calling thread's network namespace.
     pub fn open() -> io::Result<Self> {
-        let descriptor = open_netlink(libc::NETLINK_ROUTE)?;
-        Ok(Self { descriptor, sequence: 0, buffer: Vec::new() })
+        Ok(Self { socket: NetlinkSocket::open(SockProtocol::NetlinkRoute)?, sequence: 0 })
     }
 
     /// Makes one change.
@@ -113,33 +107,11 @@ impl RoutingSocket {
         message.finalize();
         let mut packet = vec![0; message.buffer_len()];
         message.serialize(&mut packet);
-        // SAFETY: pointer and length describe `packet`; an unbound netlink socket
-        // sends to the kernel.
-        let sent = unsafe {
-            libc::send(self.descriptor.as_raw_fd(), packet.as_ptr().cast(), packet.len(), 0)
-        };
-        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        self.socket.send(&packet)
     }
 
     fn receive(&mut self) -> io::Result<Vec<NetlinkMessage<RouteNetlinkMessage>>> {
-        self.buffer.resize(RECEIVE_BUFFER, 0);
-        // SAFETY: pointer and length describe `buffer`; with MSG_TRUNC the kernel tells the
-        // datagram's own length and still writes no more than fits.
-        let length = unsafe {
-            libc::recv(
-                self.descriptor.as_raw_fd(),
-                self.buffer.as_mut_ptr().cast(),
-                self.buffer.len(),
-                libc::MSG_TRUNC,
-            )
-        };
-        if length < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        let Some(datagram) = self.buffer.get(..length.cast_unsigned()) else {
-            return Err(io::Error::other("the kernel's answer is too long"));
-        };
-        split(datagram)
+        split(self.socket.receive()?)
     }
 }
 
