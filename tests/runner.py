@@ -33,6 +33,10 @@ HUBS = ("6.1", "5.5")
 LINE = re.compile(r"^test (?P<name>.+?) \.\.\. (?P<result>ok|FAILED|ignored)(?:, (?P<reason>.*))?$")
 BRACKET = re.compile(r" *\[ignored: (.*)\]")
 CLOSING = re.compile(r"^test result: ", re.MULTILINE)
+# What a Rust harness tells of a failed test.
+TOLD = re.compile(r"^---- (?P<name>\S+)(?: stdout)? ----\n(?P<told>.*?)(?=^---- |^failures:$)", re.M | re.S)
+# Of a failure, so many lines and letters stand behind the summary; the log has the rest.
+REASON_LINES, REASON_WIDTH = 6, 300
 
 
 @dataclass
@@ -45,6 +49,8 @@ class Suite:
     ignored: list[tuple[str, str]] = field(default_factory=list)
     seconds: float = 0
     outcomes: list[Outcome] = field(default_factory=list)
+    # What the failed ones say of it.
+    told: dict[str, str] = field(default_factory=dict)
 
     def saw(self, name: str, reason: str | None) -> None:
         """Notes one test: passed (None), failed (""), or ignored with this reason."""
@@ -59,6 +65,7 @@ class Suite:
     def add(self, output: str, code: int, what: str) -> None:
         """Reads the lines that Rust's test harnesses print."""
         failures = 0
+        self.told |= {f"{what}::{found['name']}": found["told"] for found in TOLD.finditer(output)}
         for line in output.splitlines():
             if not (found := LINE.match(line)):
                 continue
@@ -192,8 +199,9 @@ def python(suite: Suite, folder: Path, hub: str) -> None:
         skipped = case.find("skipped")
         if skipped is not None:
             suite.saw(name, skipped.get("message") or "no reason given")
-        elif case.find("failure") is not None or case.find("error") is not None:
+        elif (failure := case.find("failure")) is not None or (failure := case.find("error")) is not None:
             suite.saw(name, "")
+            suite.told[name] = failure.get("message") or ""
         else:
             suite.saw(name, None)
     if code != 0 and not suite.failed:
@@ -325,6 +333,12 @@ def excerpt(suite: Suite) -> None:
         print("\n".join(log.read_text(errors="replace").splitlines()[-120:]))
 
 
+def beginning(suite: Suite, name: str) -> str:
+    """In which suite a test failed, and how what it says of it begins."""
+    lines = [line[:REASON_WIDTH] for line in suite.told.get(name, "").splitlines() if line.strip()]
+    return "\n".join(f"  {suite.name}: {line}" for line in lines[:REASON_LINES] or ["see its log"])
+
+
 def room() -> str:
     """What is left of the disk: many odd failures are only a full one."""
     return f"disk: {shutil.disk_usage(ROOT).free / 1e9:.1f} GB free"
@@ -370,7 +384,7 @@ def main() -> int:
         if suite.failed:
             excerpt(suite)
     ignored = [(name, reason) for suite in done for name, reason in suite.ignored]
-    failed = [name for suite in done for name in suite.failed]
+    failed = [(suite, name) for suite in done for name in suite.failed]
     passed = sum(suite.passed for suite in done)
     print(f"\n{room()}")
     print("minutes per suite")
@@ -386,8 +400,8 @@ def main() -> int:
     print(show(table, columns))
     for name, reason in ignored:
         print(f"ignored: {name}: {reason}")
-    for name in failed:
-        print(f"FAILED: {name}")
+    for suite, name in failed:
+        print(f"FAILED: {name}\n{beginning(suite, name)}")
     summary = {
         "passed": passed,
         "failed": len(failed),
