@@ -35,7 +35,7 @@ use crate::{
         sandbox::{Layout, Sandbox},
     },
     names,
-    network::{Gate, Live, Network, Subnet},
+    network::{self, Gate, Live, Network, Subnet},
     node_runtimes,
     store::{Pools, SandboxState, Store, StoreError},
 };
@@ -43,7 +43,6 @@ use crate::{
 /// A launcher on its node.
 pub struct Node {
     pub launcher: Arc<Launcher>,
-    config: Arc<Config>,
     layout: Layout,
     network: Arc<Network>,
     ground: Arc<NodeGround>,
@@ -168,7 +167,7 @@ impl Node {
             neighbours: Neighbours::default(),
         });
         let launcher = Launcher::new(Parts {
-            config: Arc::clone(&config),
+            config,
             layout: layout.clone(),
             store,
             engine,
@@ -180,7 +179,7 @@ impl Node {
         let done = launcher.reconcile().await.map_err(|failure| anyhow!("{}", failure.message))?;
         tracing::info!(?done, "took over what was there");
         failpoint::hit("boot", "reconciled");
-        Ok(Self { launcher, config, layout, network, ground, cgroups, managed, _lock: lock })
+        Ok(Self { launcher, layout, network, ground, cgroups, managed, _lock: lock })
     }
 
     /// Keeps the node in order until dropped: the managed engine runs, and what
@@ -262,9 +261,9 @@ impl Node {
             problems.extend(errors.iter().map(|error| chain(error)));
         }
         failpoint::hit("shutdown", "network");
+        let settings = self.network.settings().clone();
         drop((self.launcher, self.ground, self.network));
-        let router =
-            crate::host::namespaces::unpin(&Path::new("/run/netns").join(&self.config.instance));
+        let router = network::remove_namespace(&settings);
         problems.extend(router.err().map(|error| chain(&error)));
         failpoint::hit("shutdown", "router");
         if let Some(settings) = &self.managed {

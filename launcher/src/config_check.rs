@@ -121,6 +121,7 @@ pub fn network_settings(config: &Config, subnet: Subnet, server_uids: Vec<u32>) 
         uplink: config.network.uplink.clone(),
         resolvers: config.network.resolvers.clone(),
         server_uids,
+        run: config.run_directory(),
     }
 }
 

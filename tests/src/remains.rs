@@ -130,7 +130,7 @@ pub fn of_instance(name: &str, patience: Duration) -> anyhow::Result<Vec<String>
         );
         let router = PathBuf::from(format!("/run/netns/{name}"));
         found.extend(
-            router.exists().then(|| format!("network namespace {name} ({})", router.display())),
+            router.is_symlink().then(|| format!("network namespace {name} ({})", router.display())),
         );
         // The directories themselves may stay; what is in the run directory's places may not.
         for folder in

@@ -10,7 +10,7 @@ use std::{
     io::{self, Write},
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
-        unix::fs::{MetadataExt, OpenOptionsExt},
+        unix::fs::{MetadataExt, OpenOptionsExt, symlink},
     },
     path::{Path, PathBuf},
 };
@@ -94,6 +94,27 @@ pub fn unpin(path: &Path) -> Result<(), HostError> {
         }
     }
     super::tolerate_absence(fs::remove_file(path)).attempt("remove namespace file", path)
+}
+
+/// Gives a pinned namespace a second name, by a link. What has the name is replaced, unless
+/// something is mounted on it.
+pub fn name(name: &Path, path: &Path) -> Result<(), HostError> {
+    if fs::read_link(name).is_ok_and(|present| present == path) {
+        return Ok(());
+    }
+    if let Some(directory) = name.parent() {
+        fs::create_dir_all(directory).attempt("create directory", directory)?;
+    }
+    super::tolerate_absence(fs::remove_file(name)).attempt("replace", name)?;
+    symlink(path, name).attempt("make link", name)
+}
+
+/// Takes the second name away. One that is somebody else's by now stays.
+pub fn unname(name: &Path, path: &Path) -> Result<(), HostError> {
+    if fs::read_link(name).is_ok_and(|present| present == path) {
+        super::tolerate_absence(fs::remove_file(name)).attempt("remove link", name)?;
+    }
+    Ok(())
 }
 
 /// Opens a pinned namespace; refuses a file on which nothing is pinned.

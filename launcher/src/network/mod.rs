@@ -55,6 +55,7 @@ use adrastea_runtimes::plan::SandboxId;
 pub use self::{
     address::{MacAddress, Subnet},
     error::NetworkError,
+    router::remove_namespace,
     settings::NetworkSettings,
 };
 use self::{

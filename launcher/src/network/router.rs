@@ -21,7 +21,7 @@ use super::{
     netlink::{self, Netlink, Route},
     nft::{host::HostFacts, router::UPLINK},
 };
-use crate::host::{HostError, namespaces};
+use crate::host::{HostError, chain, namespaces};
 
 /// The host's end of the pair before it has moved there.
 const UNBORN: &str = "outside";
@@ -55,13 +55,24 @@ const LINK_SETTINGS: [(&str, &str, &str); 5] = [
 /// Opens the router's namespace, making it if it is not there.
 pub fn ensure_namespace(settings: &NetworkSettings) -> Result<OwnedFd, NetworkError> {
     let path = settings.router_namespace();
-    if let Ok(namespace) = namespaces::open(&path) {
-        return Ok(namespace);
+    if namespaces::open(&path).is_err() {
+        // A file without a namespace is left from before a reboot.
+        namespaces::unpin(&path)?;
+        namespaces::create_network_namespace(&path)?;
     }
-    // A file without a namespace is left from before a reboot.
-    namespaces::unpin(&path)?;
-    namespaces::create_network_namespace(&path)?;
+    // Only a name: were it the pin itself, another program's first `ip netns add`, which binds
+    // that directory over itself, would hide it, and it could not be taken away any more.
+    if let Err(error) = namespaces::name(&settings.router_name(), &path) {
+        tracing::warn!(error = chain(&error), "`ip netns` does not find the router");
+    }
     Ok(namespaces::open(&path)?)
+}
+
+/// Takes the router's namespace away, and its name.
+pub fn remove_namespace(settings: &NetworkSettings) -> Result<(), HostError> {
+    let path = settings.router_namespace();
+    namespaces::unname(&settings.router_name(), &path)?;
+    namespaces::unpin(&path)
 }
 
 /// The kernel settings inside the router.
@@ -217,7 +228,7 @@ pub fn disconnect(
         Ok(_) => {}
         Err(error) => errors.push(error),
     }
-    errors.extend(namespaces::unpin(&settings.router_namespace()).err().map(Into::into));
+    errors.extend(remove_namespace(settings).err().map(Into::into));
     errors
 }
 

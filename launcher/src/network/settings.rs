@@ -24,6 +24,8 @@ pub struct NetworkSettings {
     pub resolvers: Vec<Ipv4Addr>,
     /// Host users, beside root, whose processes may connect to servers.
     pub server_uids: Vec<u32>,
+    /// The instance's own directory of what a boot takes away.
+    pub run: PathBuf,
 }
 
 impl NetworkSettings {
@@ -84,8 +86,13 @@ impl NetworkSettings {
         self.instance.chars().take(LONGEST_LINK_NAME).collect()
     }
 
-    /// Where the router's network namespace is pinned; `ip netns` finds it there.
+    /// Where the router's network namespace is pinned.
     pub fn router_namespace(&self) -> PathBuf {
+        self.run.join("router.ns")
+    }
+
+    /// Where `ip netns` finds it.
+    pub fn router_name(&self) -> PathBuf {
         PathBuf::from("/run/netns").join(&self.instance)
     }
 
@@ -123,6 +130,7 @@ pub mod tests {
             uplink: Some("eth0".into()),
             resolvers: vec![Ipv4Addr::new(9, 9, 9, 9), Ipv4Addr::new(10, 1, 2, 3)],
             server_uids: vec![990],
+            run: "/run/adrastea".into(),
         }
     }
 

@@ -207,6 +207,23 @@ fn install_repairs_what_was_flushed() {
 }
 
 #[test]
+fn another_programs_first_namespace_does_not_hold_the_router() {
+    on_a_host(async || {
+        let first = network().await;
+        // Binds the directory of names over itself, with what is mounted in it.
+        run("ip netns add beside");
+        run("ip -n adrastea link show");
+        first.remove_all().await.unwrap();
+        assert!(!settings().router_namespace().exists());
+        assert!(!settings().router_name().is_symlink());
+        run("ip -n beside link show");
+        // Nor is anything in the way of the next one.
+        network().await.remove_all().await.unwrap();
+        assert!(!settings().router_namespace().exists());
+    });
+}
+
+#[test]
 fn an_address_the_node_gains_later_is_closed_too() {
     on_a_host(async || {
         let network = network().await;
@@ -230,6 +247,7 @@ fn two_instances_live_side_by_side() {
         let network = Network::open(settings(), &[]).await.unwrap();
         let other = NetworkSettings {
             instance: "second".into(),
+            run: "/run/second".into(),
             subnet: "10.99.0.0/16".parse().unwrap(),
             ..settings()
         };
@@ -271,7 +289,7 @@ fn foreign_things_are_refused() {
         };
         run("touch /run/host.ns /run/plain.ns");
         run("mount --bind /proc/self/ns/net /run/host.ns");
-        for path in ["/run/host.ns", "/run/netns/adrastea"] {
+        for path in ["/run/host.ns", "/run/adrastea/router.ns"] {
             let error = network.attach(&shared(path)).unwrap_err();
             assert!(matches!(error, NetworkError::SharedNamespace { .. }), "{error}");
         }

@@ -93,13 +93,14 @@ pub fn settings() -> NetworkSettings {
         uplink: Some("eth0".into()),
         resolvers: vec![RESOLVER],
         server_uids: vec![SERVER_UID],
+        run: "/run/adrastea".into(),
     }
 }
 
 /// The network in place, and somebody who would answer in the router, too.
 pub async fn network() -> Network {
     let network = Network::open(settings(), &[]).await.unwrap();
-    probe::listen(Some(Path::new("/run/netns/adrastea")), 7000);
+    probe::listen(Some(&settings().router_namespace()), 7000);
     network
 }
 

@@ -43,7 +43,7 @@ fn spoofed_frames_go_nowhere() {
 
         // The reference: the same frames without the walls.
         flush_router();
-        let router = namespaces::open(Path::new("/run/netns/adrastea")).unwrap();
+        let router = namespaces::open(Path::new("/run/adrastea/router.ns")).unwrap();
         let (all, link) = ("ipv4/conf/all/rp_filter", format!("ipv4/conf/v{}/rp_filter", alice.id));
         assert!(arrives(&alice, lies[1].1), "another's card");
         assert!(!arrives(&alice, lies[0].1), "the kernel's own check still stands");
