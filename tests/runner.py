@@ -165,10 +165,11 @@ def build() -> list[Binary]:
 
 
 def build_images() -> float:
-    """The single-user image, those on top of it, and what is compiled for a test or two."""
+    """The single-user image, those on top of it and beside it, and what is compiled for a test or two."""
     spent = must("build image", [ROOT / "images/singleuser/build"])
     spent += must("build stacks image", [ROOT / "images/stacks/build"])
     spent += must("build programs image", [ROOT / "images/programs/build"])
+    spent += must("build images with Pythons", [ROOT / "images/pythons/build"])
     # Compiled here and not with the other tools, so that nothing waits for it.
     return spent + must("get youki and gVisor's shim", [ROOT / "tools/get", "youki", "gvisor-shim"])
 

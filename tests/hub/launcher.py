@@ -21,6 +21,7 @@ from place import (
     LAUNCHER,
     PROGRAMS,
     PROGRAMS_DIGEST,
+    PYTHONS,
     RUNC,
     RUNSC,
     STACKS,
@@ -108,6 +109,14 @@ def profile(name: str, **changes: object) -> str:
     settings = {"title": name, "image": "singleuser", "command": SERVER, "users": ["*"]} | changes
     shown = {key: json.dumps(value) if key != "image" else value for key, value in settings.items()}
     return PROFILE.format(name=name, **shown)
+
+
+def images_with_pythons() -> str:
+    """The configuration's part about them."""
+    entry = '[images.{name}]\nreference = "localhost/adrastea/{name}:1"\ndigest = "{digest}"\n'
+    return "".join(
+        entry.format(name=name, digest=(TOOLS / f"{name}.digest").read_text().strip()) for name in PYTHONS
+    )
 
 
 class Launcher:
@@ -225,6 +234,11 @@ class Launcher:
         # Without the first one's layer, which is there by now.
         for layout, reference in ((STACKS, STACKS_REFERENCE), (PROGRAMS, PROGRAMS_REFERENCE)):
             done = self.run("image", "import", str(layout), reference)
+            assert done.returncode == 0, done.stderr
+
+    def import_pythons(self) -> None:
+        for name in PYTHONS:
+            done = self.run("image", "import", str(TOOLS / f"{name}.oci"), f"localhost/adrastea/{name}:1")
             assert done.returncode == 0, done.stderr
 
     def servers(self) -> list[int]:

@@ -17,7 +17,7 @@ from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
 
 VOLATILE = re.compile(
-    r"(?<=jpserver-)(file-to-run-)?\d+|0x[0-9a-f]+|\d{4}-\d\d-\d\d[ T][0-9:.+]+|datetime\.datetime\([^)]*\)|\d{14}"
+    r"(?<=jpserver-)(file-to-run-)?\d+|(?<=nbserver-)\d+|0x[0-9a-f]+|\d{4}-\d\d-\d\d[ T][0-9:.+]+|datetime\.datetime\([^)]*\)|\d{14}"
 )
 
 # Another one for each start, by name.
@@ -121,6 +121,18 @@ def of_python(found):
         ]
 
 
+def of_web(found, web_app):
+    for name, value in web_app.settings.items():
+        # Made from a set, whose order is another one in each process.
+        found[f"setting.{name}"] = shown(sorted(value) if name == "static_immutable_cache" else value)
+    rules = []
+    for group in web_app.default_router.rules:
+        for rule in getattr(group.target, "rules", []):
+            if hasattr(rule.matcher, "regex"):
+                rules.append([rule.matcher.regex.pattern, getattr(rule.target, "__name__", "")])
+    found["routes"] = sorted(rules)
+
+
 def of_server(found, app):
     SECRETS["cookie secret"] = repr(app.cookie_secret)
     if app.identity_provider.token:
@@ -139,15 +151,7 @@ def of_server(found, app):
             traits(found, name, thing)
     # The older server has it of its own, the extension puts it where the server asks who somebody is.
     traits(found, "hub_auth", getattr(app, "hub_auth", None) or app.identity_provider.hub_auth)
-    for name, value in app.web_app.settings.items():
-        # Made from a set, whose order is another one in each process.
-        found[f"setting.{name}"] = shown(sorted(value) if name == "static_immutable_cache" else value)
-    rules = []
-    for group in app.web_app.default_router.rules:
-        for rule in getattr(group.target, "rules", []):
-            if hasattr(rule.matcher, "regex"):
-                rules.append([rule.matcher.regex.pattern, getattr(rule.target, "__name__", "")])
-    found["routes"] = sorted(rules)
+    of_web(found, app.web_app)
     found["sockets"] = [socket.getsockname() for socket in getattr(app, "_http_server_sockets", [])]
     found["signals"] = sorted(str(key) for key in app.extension_manager.extensions)
 

@@ -29,6 +29,8 @@ STACKS = TOOLS / "stacks.oci"
 STACKS_DIGEST = TOOLS / "stacks.digest"
 PROGRAMS = TOOLS / "programs.oci"
 PROGRAMS_DIGEST = TOOLS / "programs.digest"
+# Images with Pythons of their own, by the names of their layouts; the second has the first one's layer.
+PYTHONS = ("classic", "wrapped", "newest")
 # Where the hub's user finds the tools: a checkout may lie in a private directory.
 HUB_TOOLS = Path("/tmp") / f"adrastea-hub-tools-{os.getpid()}"
 # The supported versions of JupyterHub, each with an environment of its own.
@@ -64,6 +66,7 @@ def refuse_or_go_on() -> None:
             STACKS_DIGEST,
             PROGRAMS,
             PROGRAMS_DIGEST,
+            *(TOOLS / f"{name}.digest" for name in PYTHONS),
             TOOLS / PROXY,
             *map(python_of, HUBS),
         )

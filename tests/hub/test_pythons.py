@@ -1,0 +1,104 @@
+"""Images as they are found elsewhere: which of them wait for their users, and that the others start as ever."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub import Hub
+from kernel import run_code
+from twins import POOL, cold, counts, differences, hub_of, twins, wait_for_slot, waiting_launcher, warm
+
+from launcher import Launcher, images_with_pythons, profile
+
+HERE = Path(__file__).parent
+LIGHT = ["python3", "-c", (HERE / "light_server.py").read_text()]
+PLANTING = {"profile": "test-planting"}
+# What comes before the server in a profile's command, and which scripts have run by then.
+ENTRIES = {
+    "script": (["/usr/local/bin/start.sh", "jupyterhub-singleuser"], "start.sh"),
+    "notebook": (["start-notebook.py"], "start-notebook.py start.sh"),
+}
+# Each with its image, its runtime and the pages that a browser opens.
+KINDS = {
+    "classic": ("classic", "runc", ("tree",)),
+    "classic-gvisor": ("classic", "gvisor", ("tree",)),
+    "newest": ("newest", "runc", ("lab", "tree", "nbclassic/tree")),
+}
+PYTHON = {"classic": (3, 9), "newest": (3, 13)}
+PREFIX = {"classic": "/opt/conda", "newest": "/usr"}
+# The classic notebook reads another file, and knows extensions of another kind.
+CONFIGS = {
+    "classic": (".jupyter/jupyter_notebook_config.py", "NotebookApp.nbserver_extensions", "observer_classic"),
+    "newest": (".jupyter/jupyter_server_config.py", "ServerApp.jpserver_extensions", "observer"),
+}
+
+
+def planted(image: str) -> dict[str, str]:
+    name, setting, extension = CONFIGS[image]
+    config = f"""
+import sys
+sys.path.insert(0, "/home/jovyan/.observer")
+c.{setting} = {{"{extension}": True}}
+"""
+    observers = ("observer.py", "observer_classic.py")
+    return {name: config} | {f".observer/{file}": (HERE / file).read_text() for file in observers}
+
+
+def of_image(name: str, image: str, runtime: str = "runc", **changes: object) -> str:
+    text = profile(name, image=image, **changes).replace("gid = 1000", "gid = 100")
+    return text.replace('runtimes = ["runc", "gvisor"]', f'runtimes = ["{runtime}"]')
+
+
+def profiles() -> str:
+    text = images_with_pythons() + of_image("test-planting", "classic", command=LIGHT)
+    for kind, (image, runtime, _) in KINDS.items():
+        text += of_image(cold(kind)["profile"], image, runtime)
+        text += of_image(warm(kind)["profile"], image, runtime).replace("environment_allowed", POOL)
+    own = of_image("test-warm-own", "wrapped").replace("environment_allowed", POOL)
+    text += own.replace('PATH = "', 'PATH = "/opt/own/bin:')
+    refused = of_image("test-warm-refused", "newest").replace("environment_allowed", POOL)
+    text += refused.replace("LANG =", 'JUPYTERHUB_SINGLEUSER_APP = "notebook"\nLANG =')
+    for name, (command, _) in ENTRIES.items():
+        text += of_image(f"test-{name}", "wrapped", command=command)
+    return text
+
+
+@pytest.fixture(scope="module")
+def pooled() -> Iterator[Launcher]:
+    with waiting_launcher(3, profiles()) as launcher:
+        launcher.import_pythons()
+        assert launcher.run("pool", "refill").returncode == 0
+        yield launcher
+
+
+@pytest.fixture(scope="module")
+def pooled_hub(pooled: Launcher) -> Iterator[Hub]:
+    with hub_of(pooled, "6.1") as hub:
+        yield hub
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled_hub: Hub, kind: str) -> None:
+    image, runtime, pages = KINDS[kind]
+    one, other = twins(pooled, pooled_hub, kind, planted(image), pages, PLANTING)
+    assert len(one) > 250, sorted(one)
+    assert ("maps.uid" in differences(one, other)) == (runtime != "gvisor")
+    assert one["python.prefix"] == PREFIX[image]
+    assert ("trait.NotebookApp.ip" in one) == (image == "classic")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kernel_runs_a_cell(pooled: Launcher, pooled_hub: Hub, kind: str) -> None:
+    image, _, _ = KINDS[kind]
+    before = wait_for_slot(pooled, kind)
+    pooled_hub.up("ana", options=warm(kind))
+    after = counts(pooled, kind)
+    assert (after["HITS"], after["FAILURES"]) == (before["HITS"] + 1, before["FAILURES"])
+    code = (
+        "import os, sys; print(sys.version_info[:2], sys.prefix, os.environ['JUPYTERHUB_USER'], os.getuid())"
+    )
+    said = run_code(pooled_hub, "/user/ana/", code, pooled_hub.port)
+    pooled_hub.stop("ana")
+    assert said == f"{PYTHON[image]} {PREFIX[image]} ana 1000\n"
