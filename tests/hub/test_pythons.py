@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -102,3 +103,80 @@ def test_a_kernel_runs_a_cell(pooled: Launcher, pooled_hub: Hub, kind: str) -> N
     said = run_code(pooled_hub, "/user/ana/", code, pooled_hub.port)
     pooled_hub.stop("ana")
     assert said == f"{PYTHON[image]} {PREFIX[image]} ana 1000\n"
+
+
+def row(launcher: Launcher, name: str) -> str:
+    """What `adrastea pool` says of a profile; nothing if it has no pool."""
+    lines = launcher.run("pool").stdout.splitlines()
+    return next((line for line in lines if line.split()[:1] == [name]), "")
+
+
+def test_an_image_whose_server_is_a_script_of_its_own_starts_cold(pooled: Launcher, pooled_hub: Hub) -> None:
+    """Nothing waits, the pool says why, and the script runs as ever."""
+    before = counts(pooled, "own")
+    pooled_hub.up("bo", options=warm("own"))
+    after = counts(pooled, "own")
+    assert "`/opt/own/bin/jupyterhub-singleuser` is no Python program" in row(pooled, "test-warm-own")
+    code = "import os; print(os.environ['ENTRY'])"
+    assert run_code(pooled_hub, "/user/bo/", code, pooled_hub.port) == "own\n"
+    pooled_hub.stop("bo")
+    assert after == before | {"MISSES": before["MISSES"] + 1}
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_an_entry_script_that_the_profile_names_is_kept(pooled: Launcher, pooled_hub: Hub, name: str) -> None:
+    assert row(pooled, f"test-{name}") == ""
+    pooled_hub.up("cy", options={"profile": f"test-{name}"})
+    code = "import os; print(os.environ['ENTRY'])"
+    assert run_code(pooled_hub, "/user/cy/", code, pooled_hub.port) == ENTRIES[name][1] + "\n"
+    pooled_hub.stop("cy")
+
+
+def test_what_jupyterhub_refuses_is_refused_cold_too(pooled: Launcher, pooled_hub: Hub) -> None:
+    """The classic notebook by its name where notebook 7 is installed: the pool and the server's log say the same."""
+    refused = "Failed to import JUPYTERHUB_SINGLEUSER_APP=notebook"
+    deadline = time.monotonic() + 120
+    while refused not in row(pooled, "test-warm-refused"):
+        assert time.monotonic() < deadline, pooled.run("pool").stdout
+        time.sleep(0.25)
+    answer = pooled_hub.spawn("di", options=warm("refused"))
+    assert (answer.status_code, "ended with exit code 1" in answer.text) == (500, True), answer.text
+    assert refused in pooled.run("logs", "--user", "di", "--hub", pooled_hub.name).stdout
+
+
+# What `adrastea image check` says of each image, and what it must not say.
+SAID = {
+    "classic": (
+        "jovyan (1000:100)",
+        "its server is /opt/conda/bin/jupyterhub-singleuser",
+        "its Python is 3.9 (/opt/conda/bin/python3.9)",
+        "its server can wait for its user",
+        "it has jupyterhub 5.5.4, jupyter-server 2.18.2, notebook 6.5.7, ipykernel 6.29.5, nbclassic 1.3.3",
+        "modules are compiled",
+    ),
+    "wrapped": (
+        "its entry point is ignored: start.sh start-notebook.py",
+        "its server is /opt/own/bin/jupyterhub-singleuser",
+        "its Python is 3.9 (/opt/conda/bin/python3.9)",
+        "cannot wait for its user, and starts cold: /opt/own/bin/jupyterhub-singleuser is no script",
+        'without that program: command = ["/opt/conda/bin/jupyterhub-singleuser"]',
+    ),
+    "newest": (
+        "its server is /usr/local/bin/jupyterhub-singleuser",
+        "its Python is 3.13 (/usr/bin/python3.13)",
+        "its server can wait for its user",
+        "it has jupyterhub 6.1.1, jupyterlab 4.6.6, jupyter-server 2.21.1, notebook 7.6.5",
+        "modules are compiled",
+        "JupyterLab's extension manager asks pypi.org",
+    ),
+}
+
+
+@pytest.mark.parametrize("image", SAID)
+def test_check_says_what_each_supports(pooled: Launcher, image: str) -> None:
+    done = pooled.run("image", "check", f"localhost/adrastea/{image}:1")
+    assert (done.returncode, "problem" in done.stdout) == (0, False), done.stdout + done.stderr
+    for part in SAID[image]:
+        assert part in done.stdout, done.stdout
+    # Each says one of the two.
+    assert ("can wait" in done.stdout) != ("cannot wait" in done.stdout)

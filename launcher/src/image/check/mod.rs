@@ -137,13 +137,18 @@ fn absent(missing: &Missing, report: &mut Report) {
             format!("the version of its Python `{interpreter}` cannot be told"),
             "look with `adrastea run`: python3 --version",
         ),
+        Missing::Other(program) => {
+            report.fact(format!("its server is {}", program.display()));
+            return cold(&no_script(program), INSTALL.to_owned(), report);
+        }
     };
     report.add(Level::Problem, text, hint);
 }
 
 fn server(layers: &Layers, python: &Python, report: &mut Report) {
     let (major, minor) = python.version;
-    report.fact(format!("its server is {}", python.program.display()));
+    let program = python.own.as_ref().unwrap_or(&python.program);
+    report.fact(format!("its server is {}", program.display()));
     if python.version < OLDEST_PYTHON {
         report.add(
             Level::Problem,
@@ -181,20 +186,30 @@ fn server(layers: &Layers, python: &Python, report: &mut Report) {
 
 /// Whether a profile of this image can have a pool.
 fn waits(python: &Python, report: &mut Report) {
-    if python.can_wait && python.version >= OLDEST_PYTHON {
-        report.fact("its server can wait for its user (the profile's `pool`)");
-        return;
+    if let Some(own) = &python.own {
+        let behind = python.program.display();
+        let hint = format!("to have it wait, without that program: command = [\"{behind}\"]");
+        return cold(&no_script(own), hint, report);
     }
-    let why = if python.can_wait {
-        "its Python is too old".to_owned()
-    } else {
-        format!("{} is no script that names its Python alone", python.program.display())
-    };
-    report.add(
-        Level::Advice,
-        format!("its server cannot wait for its user, and starts cold: {why}"),
-        "install the package jupyterhub with pip or conda in an environment with Python 3.9 or newer",
-    );
+    if python.version < OLDEST_PYTHON {
+        return cold("its Python is too old", INSTALL.to_owned(), report);
+    }
+    if !python.can_wait {
+        return cold(&no_script(&python.program), INSTALL.to_owned(), report);
+    }
+    report.fact("its server can wait for its user (the profile's `pool`)");
+}
+
+const INSTALL: &str =
+    "install the package jupyterhub with pip or conda in an environment with Python 3.9 or newer";
+
+fn no_script(program: &Path) -> String {
+    format!("{} is no script that names its Python alone", program.display())
+}
+
+fn cold(why: &str, hint: String, report: &mut Report) {
+    let text = format!("its server cannot wait for its user, and starts cold: {why}");
+    report.add(Level::Advice, text, hint);
 }
 
 fn compiled(layers: &Layers, python: &Python, report: &mut Report) {
@@ -246,22 +261,96 @@ mod tests {
 
     use super::*;
 
+    /// A layer with these files, all of which may be run.
+    fn layer(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let layer = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = layer.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        layer
+    }
+
+    fn said_of_layer(layer: &tempfile::TempDir, path: &str) -> Vec<Finding> {
+        let layers = Layers::new(vec![layer.path().to_owned()]);
+        let mut report = Report::default();
+        match python::find(&layers, path) {
+            Ok(python) => server(&layers, &python, &mut report),
+            Err(missing) => absent(&missing, &mut report),
+        }
+        report.0
+    }
+
     /// What is said of an image whose server begins so, with a Python of this version.
     fn said_of(head: &str, version: &str) -> Vec<Finding> {
-        let layer = tempfile::tempdir().unwrap();
-        let bin = layer.path().join("opt/env/bin");
-        let library = layer.path().join(format!("opt/env/lib/{version}/site-packages"));
-        fs::create_dir_all(&bin).unwrap();
-        fs::create_dir_all(library).unwrap();
-        for (name, text) in [("jupyterhub-singleuser", head), (version, ""), ("python3", "")] {
-            fs::write(bin.join(name), text).unwrap();
-            fs::set_permissions(bin.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        let (named, module) =
+            (format!("opt/env/bin/{version}"), format!("opt/env/lib/{version}/site-packages/a.py"));
+        let layer = layer(&[
+            ("opt/env/bin/jupyterhub-singleuser", head),
+            (&named, ""),
+            ("opt/env/bin/python3", ""),
+            (&module, ""),
+        ]);
+        said_of_layer(&layer, "/opt/env/bin")
+    }
+
+    fn has(findings: &[Finding], level: Level, text: &str) -> bool {
+        findings.iter().any(|one| one.level == level && one.text.contains(text))
+    }
+
+    #[test]
+    fn a_server_that_is_a_program_of_its_own_starts_cold() {
+        let script = "#!/bin/bash\nexec /opt/env/bin/jupyterhub-singleuser \"$@\"\n";
+        let own = ("own/bin/jupyterhub-singleuser", script);
+        let alone = layer(&[own, ("bin/bash", "")]);
+        let behind = layer(&[
+            own,
+            ("bin/bash", ""),
+            ("opt/env/bin/jupyterhub-singleuser", "#!/opt/env/bin/python3.12\n"),
+            ("opt/env/bin/python3.12", ""),
+        ]);
+        for layer in [&alone, &behind] {
+            let said = said_of_layer(layer, "/own/bin:/opt/env/bin");
+            assert!(
+                has(&said, Level::Fact, "its server is /own/bin/jupyterhub-singleuser"),
+                "{said:?}"
+            );
+            assert!(has(&said, Level::Advice, "starts cold: /own/bin/"), "{said:?}");
+            assert!(!said.iter().any(|one| one.level == Level::Problem), "{said:?}");
+            assert!(!has(&said, Level::Fact, "can wait"), "{said:?}");
         }
-        let layers = Layers::new(vec![layer.path().to_owned()]);
-        let python = python::find(&layers, "/opt/env/bin").unwrap();
-        let mut report = Report::default();
-        server(&layers, &python, &mut report);
-        report.0
+        let said = said_of_layer(&behind, "/own/bin:/opt/env/bin");
+        assert!(has(&said, Level::Fact, "its Python is 3.12"), "{said:?}");
+        // The other way round the script is not what a start runs.
+        let said = said_of_layer(&behind, "/opt/env/bin:/own/bin");
+        assert!(has(&said, Level::Fact, "can wait"), "{said:?}");
+        // Nothing starts where its shell is missing.
+        let said = said_of_layer(&layer(&[own]), "/own/bin");
+        assert!(
+            has(&said, Level::Problem, "is run by `/bin/bash`, which is not in it"),
+            "{said:?}"
+        );
+    }
+
+    #[test]
+    fn packages_of_debians_own_python_are_found() {
+        let local = "usr/local/lib/python3.13/dist-packages";
+        let (server, info) = (
+            format!("{local}/jupyterhub/a.py"),
+            format!("{local}/jupyterhub-6.1.1.dist-info/RECORD"),
+        );
+        let layer = layer(&[
+            ("usr/local/bin/jupyterhub-singleuser", "#!/usr/bin/python3.13\n"),
+            ("usr/bin/python3.13", ""),
+            ("usr/lib/python3.13/os.py", ""),
+            (&server, ""),
+            (&info, ""),
+        ]);
+        let said = said_of_layer(&layer, "/usr/local/bin:/usr/bin");
+        assert!(has(&said, Level::Fact, "it has jupyterhub 6.1.1"), "{said:?}");
+        assert!(has(&said, Level::Fact, "can wait"), "{said:?}");
     }
 
     #[test]

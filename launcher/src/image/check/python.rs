@@ -20,6 +20,8 @@ const DEPTH: usize = 24;
 pub struct Python {
     /// Where the server's program lies.
     pub program: PathBuf,
+    /// A program of another kind that comes before it on the path: it is what a start runs.
+    pub own: Option<PathBuf>,
     /// The interpreter that it names.
     pub interpreter: PathBuf,
     /// Major and minor.
@@ -38,29 +40,74 @@ pub enum Missing {
     Program,
     Interpreter(String),
     Version(String),
+    /// It is a program of another kind: what Python that comes to, if any, is not read.
+    Other(PathBuf),
 }
 
-/// The first file of this name on the path that may be run.
-pub fn on_path(layers: &Layers, path: &str, name: &str) -> Option<Found> {
-    path.split(':').filter(|directory| directory.starts_with('/')).find_map(|directory| {
+/// The files of this name on the path that may be run.
+fn all_on_path<'a>(
+    layers: &'a Layers,
+    path: &'a str,
+    name: &'a str,
+) -> impl Iterator<Item = Found> + 'a {
+    path.split(':').filter(|directory| directory.starts_with('/')).filter_map(move |directory| {
         let found = layers.find(Path::new(directory).join(name))?;
         (found.metadata.is_file() && found.metadata.permissions().mode() & 0o111 != 0)
             .then_some(found)
     })
 }
 
+/// The first of them.
+pub fn on_path(layers: &Layers, path: &str, name: &str) -> Option<Found> {
+    all_on_path(layers, path, name).next()
+}
+
 pub fn find(layers: &Layers, path: &str) -> Result<Python, Missing> {
-    let program = on_path(layers, path, "jupyterhub-singleuser").ok_or(Missing::Program)?;
-    let head = layers.read(&program.inside, 4096).unwrap_or_default();
-    let head = String::from_utf8_lossy(&head);
-    let can_wait = script::interpreter(&head).is_some();
-    let named = interpreter(&head)
-        .ok_or_else(|| Missing::Interpreter("nothing that is read here".to_owned()))?;
+    let mut own = None;
+    for program in all_on_path(layers, path, "jupyterhub-singleuser") {
+        let head = layers.read(&program.inside, 4096).unwrap_or_default();
+        let head = String::from_utf8_lossy(&head);
+        match interpreter(&head) {
+            Some(named) if is_python(&named) => {
+                let found = of_script(layers, path, program.inside, &head, named);
+                return match (found, own) {
+                    (found, None) => found,
+                    (Ok(python), own) => Ok(Python { own, can_wait: false, ..python }),
+                    (Err(_), Some(own)) => Err(Missing::Other(own)),
+                };
+            }
+            Some(named) if own.is_none() && find_interpreter(layers, path, &named).is_none() => {
+                return Err(Missing::Interpreter(named));
+            }
+            _ => own = own.or(Some(program.inside)),
+        }
+    }
+    Err(own.map_or(Missing::Program, Missing::Other))
+}
+
+fn is_python(named: &str) -> bool {
+    let name = named.rsplit(['/', ' ']).next().unwrap_or_default();
+    name.starts_with("python")
+}
+
+/// Where an interpreter lies, as [`interpreter`] names it. Its last link is not followed.
+fn find_interpreter(layers: &Layers, path: &str, named: &str) -> Option<PathBuf> {
     let interpreter = match named.strip_prefix("env ") {
-        Some(name) => on_path(layers, path, name).map(|found| found.inside),
-        None => Some(PathBuf::from(&named)),
+        Some(name) => on_path(layers, path, name)?.inside,
+        None => PathBuf::from(named),
     };
-    let interpreter = interpreter.ok_or_else(|| Missing::Interpreter(named.clone()))?;
+    layers.find(&interpreter).map(|_| interpreter)
+}
+
+fn of_script(
+    layers: &Layers,
+    path: &str,
+    program: PathBuf,
+    head: &str,
+    named: String,
+) -> Result<Python, Missing> {
+    let interpreter = find_interpreter(layers, path, &named)
+        .ok_or_else(|| Missing::Interpreter(named.clone()))?;
     let real = layers.find(&interpreter).ok_or(Missing::Interpreter(named))?;
     // An environment's interpreter is a link: its packages lie beside the link, not behind it.
     let prefix = interpreter.parent().and_then(Path::parent).unwrap_or(Path::new("/"));
@@ -74,13 +121,28 @@ pub fn find(layers: &Layers, path: &str) -> Result<Python, Missing> {
         .map(|prefix| prefix.join(&folder))
         .find(|folder| layers.find(folder.join("os.py")).is_some());
     Ok(Python {
-        program: program.inside,
-        site_packages: prefix.join(&folder).join("site-packages"),
+        program,
+        own: None,
+        site_packages: packages(layers, prefix, &folder),
         interpreter,
         version,
         library,
-        can_wait,
+        can_wait: script::interpreter(head).is_some(),
     })
+}
+
+/// Where the server's package lies. Debian's own Python has other places than anybody else's.
+fn packages(layers: &Layers, prefix: &Path, folder: &str) -> PathBuf {
+    let usual = prefix.join(folder).join("site-packages");
+    let debian = [
+        Path::new("/usr/local").join(folder).join("dist-packages"),
+        PathBuf::from("/usr/lib/python3/dist-packages"),
+    ];
+    let has_server = |place: &PathBuf| layers.find(place.join("jupyterhub")).is_some();
+    if prefix != Path::new("/usr") || has_server(&usual) {
+        return usual;
+    }
+    debian.into_iter().find(has_server).unwrap_or(usual)
 }
 
 /// From the first lines of a script: `#!/opt/conda/bin/python3.12`, `#!/usr/bin/env
@@ -220,6 +282,8 @@ mod tests {
         ] {
             assert_eq!(interpreter(head).as_deref(), expected, "{head}");
         }
+        assert!(is_python("env python3") && is_python("/a long/bin/python"));
+        assert!(!is_python("/bin/bash") && !is_python("env bash") && !is_python("/python/bin/sh"));
         assert_eq!(version_in_name(Path::new("/usr/bin/python3.11")), Some((3, 11)));
         assert_eq!(version_in_name(Path::new("/usr/bin/python3")), None);
     }
