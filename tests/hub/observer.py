@@ -15,9 +15,10 @@ import threading
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
+from traitlets.log import get_logger
 
 VOLATILE = re.compile(
-    r"(?<=jpserver-)(file-to-run-)?\d+|(?<=nbserver-)\d+|0x[0-9a-f]+|\d{4}-\d\d-\d\d[ T][0-9:.+]+|datetime\.datetime\([^)]*\)|\d{14}"
+    r"(?<=jpserver-)(file-to-run-)?\d+|(?<=nbserver-)\d+|(?<=age=)\d+|0x[0-9a-f]+|\d{4}-\d\d-\d\d[ T][0-9:.+]+|datetime\.datetime\([^)]*\)|\d{14}"
 )
 
 # Another one for each start, by name.
@@ -110,6 +111,8 @@ def of_python(found):
     ]
     found["threads"] = sorted(re.sub(r"\d+", "", thread.name) for thread in threading.enumerate())
     found["policy"] = type(asyncio.get_event_loop_policy()).__name__
+    # Kept for good by whoever asks first.
+    found["logger.of_traitlets"] = get_logger().name
     loggers = [name for name in logging.root.manager.loggerDict if "." not in name]
     for name in ["", *sorted(loggers)]:
         logger = logging.getLogger(name)

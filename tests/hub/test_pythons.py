@@ -21,30 +21,34 @@ ENTRIES = {
     "script": (["/usr/local/bin/start.sh", "jupyterhub-singleuser"], "start.sh"),
     "notebook": (["start-notebook.py"], "start-notebook.py start.sh"),
 }
-# Each with its image, its runtime and the pages that a browser opens.
+# Each with its image, its runtime and the pages that a browser opens. The classic notebook's image has JupyterHub's
+# extension, too, and nbclassic.
 KINDS = {
     "classic": ("classic", "runc", ("tree",)),
     "classic-gvisor": ("classic", "gvisor", ("tree",)),
+    "oldest": ("classic", "runc", ("tree",)),
     "newest": ("newest", "runc", ("lab", "tree", "nbclassic/tree")),
 }
 PYTHON = {"classic": (3, 9), "newest": (3, 13)}
 PREFIX = {"classic": "/opt/conda", "newest": "/usr"}
-# The classic notebook reads another file, and knows extensions of another kind.
-CONFIGS = {
-    "classic": (".jupyter/jupyter_notebook_config.py", "NotebookApp.nbserver_extensions", "observer_classic"),
-    "newest": (".jupyter/jupyter_server_config.py", "ServerApp.jpserver_extensions", "observer"),
-}
 
 
-def planted(image: str) -> dict[str, str]:
-    name, setting, extension = CONFIGS[image]
+def planted(kind: str) -> dict[str, str]:
+    """An observer in the user's home; the classic notebook reads another file, and has extensions of another kind."""
+    name, setting, extension = (
+        ("jupyter_notebook_config.py", "NotebookApp.nbserver_extensions", "observer_classic")
+        if kind.startswith("classic")
+        else ("jupyter_server_config.py", "ServerApp.jpserver_extensions", "observer")
+    )
     config = f"""
 import sys
 sys.path.insert(0, "/home/jovyan/.observer")
 c.{setting} = {{"{extension}": True}}
 """
     observers = ("observer.py", "observer_classic.py")
-    return {name: config} | {f".observer/{file}": (HERE / file).read_text() for file in observers}
+    return {f".jupyter/{name}": config} | {
+        f".observer/{file}": (HERE / file).read_text() for file in observers
+    }
 
 
 def of_image(name: str, image: str, runtime: str = "runc", **changes: object) -> str:
@@ -55,8 +59,10 @@ def of_image(name: str, image: str, runtime: str = "runc", **changes: object) ->
 def profiles() -> str:
     text = images_with_pythons() + of_image("test-planting", "classic", command=LIGHT)
     for kind, (image, runtime, _) in KINDS.items():
-        text += of_image(cold(kind)["profile"], image, runtime)
-        text += of_image(warm(kind)["profile"], image, runtime).replace("environment_allowed", POOL)
+        pair = of_image(cold(kind)["profile"], image, runtime)
+        pair += of_image(warm(kind)["profile"], image, runtime).replace("environment_allowed", POOL)
+        # Not by the name that the image itself has for it.
+        text += pair.replace("LANG =", 'JUPYTERHUB_SINGLEUSER_APP = ""\nLANG =') if kind == "oldest" else pair
     own = of_image("test-warm-own", "wrapped").replace("environment_allowed", POOL)
     text += own.replace('PATH = "', 'PATH = "/opt/own/bin:')
     refused = of_image("test-warm-refused", "newest").replace("environment_allowed", POOL)
@@ -83,11 +89,12 @@ def pooled_hub(pooled: Launcher) -> Iterator[Hub]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled_hub: Hub, kind: str) -> None:
     image, runtime, pages = KINDS[kind]
-    one, other = twins(pooled, pooled_hub, kind, planted(image), pages, PLANTING)
+    one, other = twins(pooled, pooled_hub, kind, planted(kind), pages, PLANTING)
     assert len(one) > 250, sorted(one)
     assert ("maps.uid" in differences(one, other)) == (runtime != "gvisor")
     assert one["python.prefix"] == PREFIX[image]
-    assert ("trait.NotebookApp.ip" in one) == (image == "classic")
+    assert ("trait.NotebookApp.ip" in one) == kind.startswith("classic")
+    assert ("trait.ServerApp.ip" in one) != kind.startswith("classic")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -40,6 +40,7 @@ EXPLAINED = {
     r"mount\./home/jovyan": "seen through mapped ids",
     r"descriptors\.of_packages": "a file of a package, for reading alone, that the rehearsal may not have closed",
     r"trait\..*\._last_activity_sent": "when the hub was last told of activity, which it is every now and then",
+    r"logger\.traitlets": "of whoever logs before there is a server; afterwards nobody is given this one",
     r"threads": "an idle thread of the pool that the rehearsal has used",
 }
 
@@ -120,7 +121,7 @@ def answers(hub: Hub, browser: requests.Session, user: str, pages: tuple[str, ..
         page = browser.get(f"{base}/{path}", timeout=60)
         steps = [(step.status_code, step.url) for step in (*page.history, page)]
         found[f"answer.login.{path}"] = [(code, VOLATILE.sub("…", url)) for code, url in steps]
-        assert page.status_code == 200, page.text
+        assert page.status_code == 200, steps
     own = [cookie for cookie in browser.cookies if cookie.path.startswith("/user/")]
     found["answer.cookies"] = sorted((cookie.name, cookie.path) for cookie in own)
     [forgery] = [cookie.value for cookie in own if cookie.name == "_xsrf"]

@@ -179,6 +179,13 @@ def forget_instances(kind):
         forget_instances(child)
 
 
+def forget_logger():
+    """Who logged before there was a server got a logger that writes nowhere: older traitlets keep it for all."""
+    log = sys.modules.get("traitlets.log")
+    if getattr(log, "_logger", None) is not None:
+        log._logger = None
+
+
 def look_at_home(environment):
     """What a user has installed would have been loaded instead of the image's."""
     base = environment.get("PYTHONUSERBASE") or os.path.join(environment.get("HOME", "/"), ".local")
@@ -225,6 +232,7 @@ def wait(script):
         sys.path[0] = os.path.dirname(os.path.realpath(script))
     try:
         load()
+        forget_logger()
         gc.collect()
         # What stays for ever is not looked at again by every later collection.
         gc.freeze()
