@@ -63,6 +63,10 @@ fn main() -> ExitCode {
                 "e1_e2_every_process_as_seen_from_the_host",
                 "the node's processes are the machine's monitor, shim and file server; the proof holds each against what it must be",
             ),
+            (
+                "n6_dead_launcher_and_flushed_host_stay_closed",
+                "it sends from the sandbox's namespace, whose address the machine takes; the tables are those of runc's column",
+            ),
         ],
     ).expect("every name is that of a trial");
     suite.not_under(

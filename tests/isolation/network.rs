@@ -150,7 +150,7 @@ async fn from_inside(instance: &Instance) -> anyhow::Result<()> {
     }
     // The reference: nobody repairs. It sends from the namespace, whose address a kernel of its
     // own has taken; the tables are the same.
-    if column::has_own_kernel() {
+    if column::runs_apart() {
         return Ok(());
     }
     let ana = namespace_of(instance, "n-ana").await?;

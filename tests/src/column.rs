@@ -41,6 +41,12 @@ pub fn is_of_machines() -> bool {
     runtime() == "kata"
 }
 
+/// Whether the tenant's processes are none of the node and its address is taken into the sandbox,
+/// so that nothing can send with it from the network namespace on the node.
+pub fn runs_apart() -> bool {
+    has_own_kernel() || is_of_machines()
+}
+
 /// Walls that the processes of such a kernel stand without: they keep some capabilities in
 /// the sandbox's own user namespace, see the node's process numbers and control groups, and
 /// hold the directories they serve open.

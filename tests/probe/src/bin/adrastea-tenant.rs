@@ -414,5 +414,13 @@ fn attack_init() -> io::Result<()> {
         )
     };
     say(&format!("mem {} attach {attached} seize {seized}", opened.min(0)));
+    // What a stop does to it is seen only once it has been taken.
+    thread::sleep(Duration::from_millis(500));
+    let status = fs::read_to_string("/proc/1/status")?;
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name));
+        value.unwrap_or_default().trim().to_owned()
+    };
+    say(&format!("init {} traced by {}", field("State:"), field("TracerPid:")));
     hold()
 }
