@@ -75,7 +75,7 @@ fn rules(plan: &Plan) -> Vec<(Wall, &'static str, Must)> {
     use Must::{Be, Count, Path};
     let nothing = || Value::Array(Vec::new());
     let filter = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
-    let kernel = "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1";
+    let kernel = "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 ipv6.disable_ipv6=1";
     let served =
         ["--thread-pool-size=1", "--announce-submounts", "--sandbox=namespace", "--seccomp=kill"];
     let served = served.map(str::to_owned).into_iter().chain(expected_translation(plan));

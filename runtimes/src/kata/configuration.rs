@@ -25,7 +25,10 @@ const BOOT_MILLISECONDS: i64 = 60_000;
 /// What Kata gives the machine's kernel as it is shipped. Without it an image in
 /// which the agent itself is the first process has control groups of the first version, and a
 /// kernel that has left those behind then limits no memory inside.
-const KERNEL_WORDS: &str = "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1";
+/// The last word is not Kata's: what the launcher switches off in the sandbox's network namespace
+/// says nothing to the machine's own kernel, which would give itself an address of IPv6.
+const KERNEL_WORDS: &str =
+    "cgroup_no_v1=all systemd.unified_cgroup_hierarchy=1 ipv6.disable_ipv6=1";
 
 /// One processor for the sandbox's own; the quota of the spec comes on top of it.
 const LEAST_PROCESSORS: i64 = 1;
