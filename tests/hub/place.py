@@ -30,7 +30,10 @@ STACKS_DIGEST = TOOLS / "stacks.digest"
 PROGRAMS = TOOLS / "programs.oci"
 PROGRAMS_DIGEST = TOOLS / "programs.digest"
 # Images with Pythons of their own, by the names of their layouts; the second has the first one's layer.
-PYTHONS = ("classic", "wrapped", "newest")
+_CLASSIC_ABSENT = TOOLS / "classic.absent"
+# Why the first two are not there, if so: Debian keeps a suite for some years.
+NO_CLASSIC = _CLASSIC_ABSENT.read_text().strip() if _CLASSIC_ABSENT.exists() else ""
+PYTHONS = ("newest",) if NO_CLASSIC else ("classic", "wrapped", "newest")
 # Where the hub's user finds the tools: a checkout may lie in a private directory.
 HUB_TOOLS = Path("/tmp") / f"adrastea-hub-tools-{os.getpid()}"
 # The supported versions of JupyterHub, each with an environment of its own.

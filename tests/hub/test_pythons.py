@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 from hub import Hub
 from kernel import run_code
+from place import NO_CLASSIC, PYTHONS
 from twins import POOL, cold, counts, differences, hub_of, twins, wait_for_slot, waiting_launcher, warm
 
 from launcher import Launcher, images_with_pythons, profile
@@ -30,8 +31,14 @@ KINDS = {
     "newest": ("newest", "runc", ("lab", "tree", "nbclassic/tree")),
     "newest-gvisor": ("newest", "gvisor", ("lab", "tree", "nbclassic/tree")),
 }
+needs_classic = pytest.mark.skipif(bool(NO_CLASSIC), reason=NO_CLASSIC)
 PYTHON = {"classic": (3, 9), "newest": (3, 13)}
 PREFIX = {"classic": "/opt/conda", "newest": "/usr"}
+
+
+def of_kinds(kinds: Iterable[str]) -> list:
+    """Those of the newest image always, the others where their images are."""
+    return [pytest.param(kind, marks=() if kind.startswith("newest") else needs_classic) for kind in kinds]
 
 
 def planted(kind: str) -> dict[str, str]:
@@ -58,18 +65,21 @@ def of_image(name: str, image: str, runtime: str = "runc", **changes: object) ->
 
 
 def profiles() -> str:
-    text = images_with_pythons() + of_image("test-planting", "classic", command=LIGHT)
+    text = images_with_pythons() + of_image("test-planting", "newest", command=LIGHT)
     for kind, (image, runtime, _) in KINDS.items():
+        if image not in PYTHONS:
+            continue
         pair = of_image(cold(kind)["profile"], image, runtime)
         pair += of_image(warm(kind)["profile"], image, runtime).replace("environment_allowed", POOL)
         # Not by the name that the image itself has for it.
         text += pair.replace("LANG =", 'JUPYTERHUB_SINGLEUSER_APP = ""\nLANG =') if kind == "oldest" else pair
-    own = of_image("test-warm-own", "wrapped").replace("environment_allowed", POOL)
-    text += own.replace('PATH = "', 'PATH = "/opt/own/bin:')
     refused = of_image("test-warm-refused", "newest").replace("environment_allowed", POOL)
     text += refused.replace("LANG =", 'JUPYTERHUB_SINGLEUSER_APP = "notebook"\nLANG =')
-    for name, (command, _) in ENTRIES.items():
-        text += of_image(f"test-{name}", "wrapped", command=command)
+    if "wrapped" in PYTHONS:
+        own = of_image("test-warm-own", "wrapped").replace("environment_allowed", POOL)
+        text += own.replace('PATH = "', 'PATH = "/opt/own/bin:')
+        for name, (command, _) in ENTRIES.items():
+            text += of_image(f"test-{name}", "wrapped", command=command)
     return text
 
 
@@ -87,7 +97,7 @@ def pooled_hub(pooled: Launcher) -> Iterator[Hub]:
         yield hub
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", of_kinds(KINDS))
 def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled_hub: Hub, kind: str) -> None:
     image, runtime, pages = KINDS[kind]
     one, other = twins(pooled, pooled_hub, kind, planted(kind), pages, PLANTING)
@@ -98,7 +108,7 @@ def test_a_claimed_server_is_the_one_a_cold_start_gives(pooled: Launcher, pooled
     assert ("trait.ServerApp.ip" in one) != kind.startswith("classic")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", of_kinds(KINDS))
 def test_a_kernel_runs_a_cell(pooled: Launcher, pooled_hub: Hub, kind: str) -> None:
     image, _, _ = KINDS[kind]
     before = wait_for_slot(pooled, kind)
@@ -127,6 +137,7 @@ def wait_for_reason(launcher: Launcher, name: str, reason: str) -> None:
         time.sleep(0.25)
 
 
+@needs_classic
 def test_an_image_whose_server_is_a_script_of_its_own_starts_cold(pooled: Launcher, pooled_hub: Hub) -> None:
     """Nothing waits, the pool says why, and the script runs as ever."""
     before = counts(pooled, "own")
@@ -139,6 +150,7 @@ def test_an_image_whose_server_is_a_script_of_its_own_starts_cold(pooled: Launch
     assert after == before | {"MISSES": before["MISSES"] + 1}
 
 
+@needs_classic
 @pytest.mark.parametrize("name", ENTRIES)
 def test_an_entry_script_that_the_profile_names_is_kept(pooled: Launcher, pooled_hub: Hub, name: str) -> None:
     assert row(pooled, f"test-{name}") == ""
@@ -187,7 +199,7 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("image", SAID)
+@pytest.mark.parametrize("image", of_kinds(SAID))
 def test_check_says_what_each_supports(pooled: Launcher, image: str) -> None:
     done = pooled.run("image", "check", f"localhost/adrastea/{image}:1")
     assert (done.returncode, "problem" in done.stdout) == (0, False), done.stdout + done.stderr
