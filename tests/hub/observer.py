@@ -12,6 +12,7 @@ import re
 import resource
 import sys
 import threading
+import time
 
 from jupyter_server.base.handlers import JupyterHandler
 from jupyter_server.utils import url_path_join
@@ -52,6 +53,22 @@ def traits(found, name, thing):
             found[f"trait.{name}.{trait}"] = f"error {type(error).__name__}"
 
 
+def look_at_descriptor(number):
+    """Where it leads and how it was opened; nowhere if it is closed. Another thread may close it between two looks, and
+    open another file under its number: then it is looked at again."""
+    path, target = f"/proc/self/fd/{number}", None
+    try:
+        for _ in range(20):
+            target = os.readlink(path)
+            flags = re.search(r"flags:\s*(\d+)", read(f"/proc/self/fdinfo/{number}"))
+            if flags is not None and os.readlink(path) == target:
+                return target, int(flags[1], 8)
+            time.sleep(0.01)
+    except OSError:
+        return None, None
+    return target, None
+
+
 def of_process(found):
     found["command_line"] = read("/proc/self/cmdline").split("\0")
     found["initial_environment"] = sorted(read("/proc/self/environ").split("\0"))
@@ -70,15 +87,10 @@ def of_process(found):
             found[f"status.{name}"] = value.strip()
     descriptors, of_packages = [], []
     for number in os.listdir("/proc/self/fd"):
-        try:
-            target = os.readlink(f"/proc/self/fd/{number}")
-        except OSError:
+        target, flags = look_at_descriptor(number)
+        if target is None:
             continue
-        flags = re.search(r"flags:\s*(\d+)", read(f"/proc/self/fdinfo/{number}"))
-        if flags is None and not os.path.lexists(f"/proc/self/fd/{number}"):
-            # Another thread has closed it meanwhile.
-            continue
-        writable = flags is None or int(flags[1], 8) & os.O_ACCMODE
+        writable = flags is None or flags & os.O_ACCMODE
         of_package = target.startswith(sys.prefix) and not writable
         (of_packages if of_package else descriptors).append(re.sub(r"\[\d+\]|/\d+/|:\d+(?=\])", "", target))
     found["descriptors.of_packages"] = of_packages
