@@ -51,6 +51,10 @@ def test_an_exit_is_noticed_at_once_with_its_cause(hub: Hub, launcher: Launcher)
 def test_the_cause_and_the_last_lines_are_on_every_page_escaped(hub: Hub) -> None:
     hub.up("nia", options=LIGHT)
     hub.end_server("nia", LAST_WORDS)
+    # The end is told at once, its last lines when the launcher has cleared up.
+    deadline = time.monotonic() + 20
+    while "words" not in hub.page("nia", "/hub/home").text and time.monotonic() < deadline:
+        time.sleep(0.1)
     for path, status in (("/user/nia/", 424), ("/hub/spawn", 200), ("/hub/home", 200)):
         page = hub.page("nia", path)
         assert page.status_code == status, path
