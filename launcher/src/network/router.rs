@@ -71,8 +71,9 @@ pub fn ensure_namespace(settings: &NetworkSettings) -> Result<OwnedFd, NetworkEr
 /// Takes the router's namespace away, and its name.
 pub fn remove_namespace(settings: &NetworkSettings) -> Result<(), HostError> {
     let path = settings.router_namespace();
-    namespaces::unname(&settings.router_name(), &path)?;
-    namespaces::unpin(&path)
+    // A name that cannot be taken away keeps nothing alive.
+    let unnamed = namespaces::unname(&settings.router_name(), &path);
+    namespaces::unpin(&path).and(unnamed)
 }
 
 /// The kernel settings inside the router.
