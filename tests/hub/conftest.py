@@ -6,13 +6,12 @@ Every test that takes a hub runs once with each version; pytest sorts them so th
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import Hub
+from hub import Hub, hub_of
 from place import HUBS, check_hub_user, leave_the_hosts_namespaces, refuse_or_go_on
 
 from launcher import Launcher
@@ -41,14 +40,8 @@ def launcher() -> Iterator[Launcher]:
 
 @pytest.fixture(scope="session", params=HUBS)
 def hub(launcher: Launcher, request: pytest.FixtureRequest) -> Iterator[Hub]:
-    directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
-    hub = Hub(launcher, directory, request.param)
-    try:
-        hub.start()
+    with hub_of(launcher, request.param) as hub:
         yield hub
-    finally:
-        hub.clean()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -7,8 +7,10 @@ import json
 import os
 import pwd
 import secrets
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -294,3 +296,16 @@ class Hub:
 
     def lines(self, needle: str) -> list[str]:
         return [line for line in self.log.read_text(errors="replace").splitlines() if needle in line]
+
+
+@contextlib.contextmanager
+def hub_of(launcher: Launcher, version: str) -> Iterator[Hub]:
+    """One that runs, and is gone with its directory afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
+    hub = Hub(launcher, directory, version)
+    try:
+        hub.start()
+        yield hub
+    finally:
+        hub.clean()
+        shutil.rmtree(directory, ignore_errors=True)

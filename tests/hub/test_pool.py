@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub import LIGHT, Hub
+from hub import LIGHT, Hub, hub_of
 from kernel import run_code
-from twins import POOL, cold, counts, differences, hub_of, twins, wait_for_slot, waiting_launcher, warm
+from twins import POOL, cold, counts, differences, twins, wait_for_slot, waiting_launcher, warm
 
 from launcher import Launcher, profile
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
-from hub import Hub
+from hub import Hub, hub_of
 from kernel import run_code
 from place import NO_CLASSIC, PYTHONS
-from twins import POOL, cold, counts, differences, hub_of, twins, wait_for_slot, waiting_launcher, warm
+from twins import POOL, cold, counts, differences, twins, wait_for_slot, waiting_launcher, warm
 
 from launcher import Launcher, images_with_pythons, profile
 

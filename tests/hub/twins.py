@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -58,18 +57,6 @@ def waiting_launcher(number: int, profiles: str) -> Iterator[Launcher]:
         yield launcher
     finally:
         launcher.clean()
-
-
-@contextmanager
-def hub_of(launcher: Launcher, version: str) -> Iterator[Hub]:
-    directory = Path(tempfile.mkdtemp(prefix="adrastea-hub-"))
-    hub = Hub(launcher, directory, version)
-    try:
-        hub.start()
-        yield hub
-    finally:
-        hub.clean()
-        shutil.rmtree(directory, ignore_errors=True)
 
 
 def warm(kind: str) -> dict[str, str]:
