@@ -13,7 +13,7 @@ from pathlib import Path
 from common import TOOLS, ToolError, fingerprint, is_done, locked, run, say, set_done, watch
 from debian import private_apt
 from layout import BASE_DIGEST, Layout, base
-from python import VENV, pins
+from python import VENV, download_wheels, only_for
 
 HERE = Path(__file__).resolve().parent
 SUITE = "bookworm"
@@ -32,7 +32,7 @@ LINKS = {
     "usr/lib/x86_64-linux-gnu/libblas.so.3": "blas/libblas.so.3",
     "usr/lib/x86_64-linux-gnu/liblapack.so.3": "lapack/liblapack.so.3",
 }
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 24, 17)] + ["manylinux2014_x86_64"]
+PLATFORMS = [*(f"manylinux_2_{minor}" for minor in (28, 27, 24, 17)), "manylinux2014"]
 SETTINGS: dict[str, object] = {
     "User": "1000:1000",
     "Env": ["PATH=/opt/jupyter/bin:/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"],
@@ -69,15 +69,8 @@ def unpack_packages(status: str) -> None:
 
 def unpack_wheels() -> None:
     wheels = TREE / "opt/wheels"
-    platforms = [f"--platform={platform}" for platform in PLATFORMS]
-    target = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp", *platforms]
-    watch(
-        [VENV / "bin/pip", "download", "--no-deps", "--no-input", "--require-hashes", *target]
-        + ["--dest", wheels, "--requirement", REQUIREMENTS],
-        r"^Collecting (\S+)==",
-        pins(REQUIREMENTS),
-        "package",
-    )
+    target = only_for("3.11", PLATFORMS)
+    download_wheels(REQUIREMENTS, wheels, target)
     site = TREE / "opt/jupyter/lib/python3.11/site-packages"
     files = [wheel for wheel in sorted(wheels.iterdir()) if not wheel.name.startswith("packaging")]
     run(

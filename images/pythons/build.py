@@ -16,7 +16,7 @@ from pathlib import Path
 from common import TOOLS, ToolError, fingerprint, is_done, locked, need_root, run, say, set_done, watch
 from debian import private_apt
 from layout import Layout
-from python import VENV, pins
+from python import download_wheels, only_for
 
 HERE = Path(__file__).resolve().parent
 WORK = TOOLS / "pythons-build"
@@ -178,15 +178,7 @@ def install_wheels(image: Image) -> None:
     wheels = image.tree / "wheels"
     kinds = [f"manylinux_2_{minor}" for minor in range(image.libc, 4, -1)]
     kinds += ["manylinux2014", "manylinux2010", "manylinux1"]
-    target = ["--only-binary=:all:", f"--python-version={image.full_version}", "--implementation=cp"]
-    target += [f"--platform={kind}_x86_64" for kind in kinds]
-    watch(
-        [VENV / "bin/pip", "download", "--no-deps", "--no-input", "--require-hashes", *target]
-        + ["--dest", wheels, "--requirement", listed],
-        r"^Collecting (\S+)==",
-        pins(listed),
-        "package",
-    )
+    download_wheels(listed, wheels, only_for(image.full_version, kinds))
     shutil.copy(listed, wheels / "list")
     # By the new Python itself, whose scripts then name it, as those do that everybody installs.
     pip = f"/wheels/{next(wheels.glob('pip-*.whl')).name}/pip"

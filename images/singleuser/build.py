@@ -12,7 +12,7 @@ from pathlib import Path
 import archive
 from common import TOOLS, ToolError, fingerprint, is_done, locked, run, say, set_done, watch
 from debian import KEYRING, MIRROR
-from python import VENV, pins
+from python import VENV, download_wheels, only_for
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = "localhost/adrastea/singleuser:1"
@@ -37,20 +37,6 @@ SETTINGS: dict[str, object] = {
         "SHELL=/bin/bash",
     ],
 }
-
-
-def download_wheels(into: Path) -> None:
-    say("[1/4] downloading Python packages")
-    # For the Python in the image, not for the host's.
-    target = ["--only-binary=:all:", "--python-version=3.11", "--implementation=cp"]
-    target += [f"--platform={platform}_x86_64" for platform in WHEEL_PLATFORMS]
-    watch(
-        [VENV / "bin/pip", "download", "--no-deps", "--no-input", "--require-hashes", *target]
-        + ["--dest", into, "--requirement", REQUIREMENTS],
-        r"^Collecting (\S+)==",
-        pins(REQUIREMENTS),
-        "package",
-    )
 
 
 def make_debian() -> None:
@@ -94,7 +80,9 @@ def main() -> None:
     say(f"image: building {REFERENCE}, about three minutes")
     shutil.rmtree(WORK, ignore_errors=True)
     WORK.mkdir(parents=True)
-    download_wheels(WORK / "wheels")
+    say("[1/4] downloading Python packages")
+    # For the Python in the image, not for the host's.
+    download_wheels(REQUIREMENTS, WORK / "wheels", only_for("3.11", WHEEL_PLATFORMS))
     make_debian()
     install()
     say("[4/4] writing the archive")

@@ -3,6 +3,7 @@ from this checkout."""
 
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from common import ROOT, STAMPS, TOOLS, fingerprint, is_done, run, say, set_done, watch
@@ -18,6 +19,23 @@ VENV = TOOLS / "venv-6.1"
 def pins(file: Path) -> int:
     """How many packages a requirements file pins."""
     return sum("==" in line for line in file.read_text().splitlines())
+
+
+def only_for(version: str, platforms: Iterable[str]) -> list[str]:
+    """Has pip take wheels for this Python on these platforms, not for its own."""
+    target = ["--only-binary=:all:", f"--python-version={version}", "--implementation=cp"]
+    return target + [f"--platform={platform}_x86_64" for platform in platforms]
+
+
+def download_wheels(listed: Path, into: Path, target: list[str]) -> None:
+    """Everything that a requirements file pins, held against its hashes."""
+    watch(
+        [VENV / "bin/pip", "download", "--no-deps", "--no-input", "--require-hashes", *target]
+        + ["--dest", into, "--requirement", listed],
+        r"^Collecting (\S+)==",
+        pins(listed),
+        "package",
+    )
 
 
 def _get_environment(name: str, hub: str) -> Path:
